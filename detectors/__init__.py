@@ -1,0 +1,1 @@
+"""Online anomaly detectors over blocks of rows. Imports none of Fleetwatch's other packages."""

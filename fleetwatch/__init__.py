@@ -1,0 +1,1 @@
+"""The composition root: the `fleetwatch` command, the embedded Kafka, the demo. Nothing imports it."""

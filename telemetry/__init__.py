@@ -1,0 +1,1 @@
+"""The contract: records, codec, topics, signal catalogue, settings. A leaf: imports none of ours."""

@@ -1,0 +1,268 @@
+"""Every setting, in one frozen tree. The rule: it is loaded only by the command line; below, plain values.
+
+Sources, later ones win: defaults, a YAML file (`--config` or FLEETWATCH_CONFIG), environment variables
+(``FLEETWATCH_<SECTION>__<KEY>``). Unknown keys are refused, also in variables, where pydantic-settings would
+ignore a misspelt section; all problems are reported at once, by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from telemetry.errors import SettingsError, nearest
+
+ENV_PREFIX = "FLEETWATCH_"
+#: Variables with our prefix that are not settings of the tree.
+ENV_OTHER = {"FLEETWATCH_CONFIG", "FLEETWATCH_CACHE_DIR", "FLEETWATCH_STATE_DIR"}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Section):
+    """The cluster, and how to speak to it."""
+
+    bootstrap: str = Field("127.0.0.1:9092", description="Comma-separated host:port of some brokers.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca: Path | None = Field(None, description="PEM file of the authorities to trust; none = the system's.")
+    connect_timeout_s: float = Field(8.0, gt=0, description="How long a command waits for the first answer.")
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for part in value.split(","):
+            host, colon, port = part.strip().rpartition(":")
+            if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+                raise ValueError(f"{part.strip()!r} is not host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _sasl(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError("sasl_username and sasl_password are needed with a SASL security_protocol")
+        return self
+
+
+class TopicSettings(Section):
+    """Names and sizes of the topics; see docs/topics.md."""
+
+    prefix: str = Field("telemetry", pattern=r"^[a-z][a-z0-9]*(\.[a-z0-9]+)*$")
+    partitions: int = Field(8, ge=1, le=4096, description="Of the inputs, the state and the outputs alike.")
+    replication: int = Field(1, ge=1, le=9)
+    input_retention_hours: float = Field(24.0, gt=0)
+    output_retention_hours: float = Field(168.0, gt=0)
+
+
+class CatalogSettings(Section):
+    """Where signal catalogues are read from."""
+
+    paths: tuple[Path, ...] = Field((), description="Folders or files of a user's own entries, beside ours.")
+
+
+class ProcessingSettings(Section):
+    """The worker's group, its commits and what it refuses."""
+
+    group: str = Field("fleetwatch", pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
+    guarantee: Literal["at_least_once"] = "at_least_once"
+    commit_interval_ms: int = Field(1000, ge=10, le=60_000)
+    commit_records_max: int = Field(200_000, ge=1000, description="Pending outputs that bring a commit forward.")
+    session_timeout_s: float = Field(10.0, ge=1, le=300)
+    heartbeat_s: float = Field(2.0, ge=0.1, le=100)
+    fetch_max_bytes: int = Field(1 << 20, ge=1 << 16, description="Of one partition's share of a fetch.")
+    fetch_wait_ms: int = Field(50, ge=1, le=5000)
+    fetch_min_bytes: int = Field(1, ge=1)
+    check_crcs: bool = Field(True, description="Check each record batch's CRC-32C.")
+    devices_max: int = Field(2_000_000, ge=1, description="Devices of one class that a worker holds at most.")
+    future_max_s: float = Field(300.0, gt=0, description="Event time may be ahead of the broker's by this much.")
+    past_max_days: float = Field(3650.0, gt=0, description="... and behind it by this much.")
+    stall_timeout_s: float = Field(60.0, gt=0, description="Lag without progress for so long is not healthy.")
+
+
+class WindowSettings(Section):
+    """Event-time windows: tumbling (hop equals size) or hopping (size is a multiple of hop)."""
+
+    size_s: float = Field(10.0, gt=0)
+    hop_s: float = Field(10.0, gt=0)
+    grace_s: float = Field(2.0, ge=0, description="How far a device's data may be out of order.")
+    features: tuple[
+        Literal["count", "mean", "std", "min", "max", "last", "slope", "roc_max", "missing", "hist"], ...
+    ] = ("count", "mean", "std", "min", "max", "last", "slope", "roc_max", "missing", "hist")
+    hist_bins: int = Field(16, ge=2, le=64)
+
+    @model_validator(mode="after")
+    def _multiple(self) -> WindowSettings:
+        ratio = self.size_s / self.hop_s
+        if abs(ratio - round(ratio)) > 1e-9 or ratio < 1 - 1e-9:
+            raise ValueError(f"size_s {self.size_s} is not a multiple of hop_s {self.hop_s}")
+        if ratio > 64:
+            raise ValueError(f"size_s / hop_s is {ratio:.0f}; at most 64 panes a window")
+        return self
+
+
+class DetectorSettings(Section):
+    """One detector to run, by its registered name."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    classes: tuple[str, ...] = Field((), description="Device classes that it runs for; empty = all.")
+
+
+class AlertSettings(Section):
+    """When an anomaly becomes an alert, and when it is over."""
+
+    mode: Literal["episodes", "frames"] = Field(
+        "episodes",
+        description="episodes: open, update, resolved. frames: one alert a frame over the threshold.",
+    )
+    open_surprise: float = Field(9.0, gt=0, description="-log10 p at which a row counts towards opening.")
+    close_surprise: float = Field(4.0, gt=0, description="Below this a row counts towards resolving.")
+    open_rows: int = Field(3, ge=1, description="Rows over open_surprise, within confirm_s, that open an alert.")
+    confirm_s: float = Field(30.0, gt=0)
+    resolve_s: float = Field(60.0, gt=0, description="Event time below close_surprise that resolves it.")
+    update_s: float = Field(60.0, gt=0, description="Event time between updates of an open alert, at least.")
+    cooldown_s: float = Field(120.0, ge=0, description="After resolving: no new alert of the device so long.")
+    warmup_s: float = Field(120.0, ge=0, description="No alert in a device's first so many seconds.")
+    major_surprise: float = 15.0
+    critical_surprise: float = 40.0
+
+    @model_validator(mode="after")
+    def _hysteresis(self) -> AlertSettings:
+        if self.close_surprise > self.open_surprise:
+            raise ValueError("close_surprise must not be above open_surprise (hysteresis)")
+        return self
+
+
+class OutputSettings(Section):
+    """What the worker publishes besides alerts and dead letters."""
+
+    features: bool = True
+    scores: bool = True
+    scores_min_surprise: float = Field(0.0, description="Scores of windows below this are not published.")
+    late: bool = Field(True, description="Frames with late rows go to the late topic as they were.")
+
+
+class ServiceSettings(Section):
+    """How a process shows itself: one port for metrics, health and Faust's page."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(6066, ge=0, le=65535, description="0 = any free port.")
+    name: str = Field("", description="Of this process, in logs and dead letters; empty = host and pid.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "text", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """The tree. Frozen; build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    processing: ProcessingSettings = ProcessingSettings()
+    windows: WindowSettings = WindowSettings()
+    detectors: tuple[DetectorSettings, ...] = (
+        DetectorSettings(name="robust"),
+        DetectorSettings(name="ewma"),
+        DetectorSettings(name="river"),
+    )
+    alerts: AlertSettings = AlertSettings()
+    outputs: OutputSettings = OutputSettings()
+    service: ServiceSettings = ServiceSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings  # a variable beats the file
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that name no setting; pydantic-settings ignores these silently."""
+    problems = []
+    for name in sorted(environ):
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in ENV_OTHER:
+            continue
+        section, _, key = name.upper().removeprefix(ENV_PREFIX).lower().partition("__")
+        field = Settings.model_fields.get(section)
+        if field is None:
+            problems.append(f"{name}: no section {section!r}{nearest(section, Settings.model_fields)}")
+            continue
+        model = field.annotation
+        if key and isinstance(model, type) and issubclass(model, BaseModel):
+            first = key.partition("__")[0]
+            if first not in model.model_fields:
+                problems.append(f"{name}: no setting {section}.{first}{nearest(first, model.model_fields)}")
+    return problems
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        return {}, [f"{path}: {exc.strerror or exc}"]
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        return {}, [f"{path}: not YAML: {exc}"]
+    if data is None:
+        return {}, []
+    if not isinstance(data, dict):
+        return {}, [f"{path}: expected sections ({', '.join(Settings.model_fields)})"]
+    return {str(key): value for key, value in data.items()}, []
+
+
+def load(config: Path | None = None, environ: Mapping[str, str] | None = None, **sections: Any) -> Settings:
+    """The settings from file, environment and `sections` (which stand in for the file, as in tests).
+
+    Raises
+    ------
+    SettingsError : lists every problem of every source, by name.
+    """
+    environ = os.environ if environ is None else environ
+    if config is None and (named := environ.get("FLEETWATCH_CONFIG")):
+        config = Path(named)
+    data, problems = _read_file(config) if config else ({}, [])
+    data |= sections
+    problems += _unknown_variables(environ)
+    settings: Settings | None = None
+    try:
+        settings = Settings(**data)
+    except ValidationError as exc:
+        for error in exc.errors():
+            where = ".".join(str(part) for part in error["loc"]) or "settings"
+            problems.append(f"{where}: {error['msg']}")
+    except ValueError as exc:  # a variable that should be JSON and is not
+        problems.append(str(exc))
+    if problems or settings is None:
+        raise SettingsError("wrong settings:\n  " + "\n  ".join(problems))
+    return settings

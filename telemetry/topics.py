@@ -1,0 +1,136 @@
+"""The topics: names, keys, partitions, retention. The rule: a topic that exists with another shape is refused.
+
+Inputs, state and outputs are co-partitioned: the same number of partitions and, on every producer, the
+partitioner ``murmur2_random``. A key's partition follows from their number, so growth is refused with a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from telemetry.clients import admin, cluster_metadata
+from telemetry.errors import TopicError
+from telemetry.settings import Settings
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic. co_partitioned: has as many partitions as the inputs."""
+
+    name: str
+    key: str
+    value: str
+    doc: str
+    partitions: int
+    config: tuple[tuple[str, str], ...] = ()
+    co_partitioned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All of them; `topics.vehicle.name` is a name."""
+
+    vehicle: TopicSpec
+    device: TopicSpec
+    features: TopicSpec
+    scores: TopicSpec
+    alerts: TopicSpec
+    dlq: TopicSpec
+    late: TopicSpec
+    state: TopicSpec
+    truth: TopicSpec
+    devices: TopicSpec
+    control: TopicSpec
+
+    def all(self) -> tuple[TopicSpec, ...]:
+        return tuple(getattr(self, field) for field in self.__slots__)
+
+    @property
+    def inputs(self) -> tuple[TopicSpec, TopicSpec]:
+        return (self.vehicle, self.device)
+
+
+def topics(settings: Settings) -> Topics:
+    """The topics under the settings' prefix."""
+    t = settings.topics
+    inputs = (("retention.ms", str(int(t.input_retention_hours * HOUR_MS))),)
+    outputs = (("retention.ms", str(int(t.output_retention_hours * HOUR_MS))),)
+    broker_time = (*outputs, ("message.timestamp.type", "LogAppendTime"))
+    compact = (("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.3"), ("segment.ms", "3600000"))
+
+    def spec(
+        name: str, key: str, value: str, doc: str, config: tuple[tuple[str, str], ...], n: int = 0
+    ) -> TopicSpec:
+        return TopicSpec(f"{t.prefix}.{name}", key, value, doc, n or t.partitions, config, co_partitioned=not n)
+
+    return Topics(
+        vehicle=spec("vehicle", "device id", "Frame", "Frames of vehicles.", inputs),
+        device=spec("device", "device id", "Frame", "Frames of devices: GPU nodes, sensors.", inputs),
+        features=spec("features", "device id", "WindowFeatures", "Features of closed windows.", outputs),
+        scores=spec("scores", "device id", "Score", "Each detector's score of each closed window.", broker_time),
+        alerts=spec("alerts", "device id", "JSON, CloudEvents", "Alerts, for people and programs.", broker_time),
+        dlq=spec(
+            "dlq",
+            "as it was",
+            "as it was",
+            "Refused records, with their provenance in headers.",
+            (*broker_time, ("max.message.bytes", "2097152")),
+        ),
+        late=spec("late", "device id", "Frame", "Frames with rows too late for their window.", outputs),
+        state=spec("state", "device id", "StateRow", "Changelog of what is learnt of each device.", compact),
+        truth=spec("truth", "device id", "Truth", "Faults that a simulator injected.", outputs),
+        devices=spec("devices", "device id", "Device", "What each device declares: model, firmware.", compact),
+        control=spec("control", "run", "JSON", "Orders to running simulators: inject a fault.", outputs, 1),
+    )
+
+
+def _existing(client: AdminClient, settings: Settings) -> dict[str, int]:
+    metadata = cluster_metadata(client, settings)
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
+
+
+def _check(spec: TopicSpec, partitions: int) -> str | None:
+    if not spec.co_partitioned or partitions == spec.partitions:
+        return None
+    return (
+        f"topic {spec.name} has {partitions} partitions, the setting topics.partitions says "
+        f"{spec.partitions}: keys would be looked for in other partitions than where they are; set topics.partitions to the "
+        "topics' number, or use another topics.prefix"
+    )
+
+
+def ensure(settings: Settings, specs: tuple[TopicSpec, ...] | None = None, *, create: bool = True) -> list[str]:
+    """Create the missing topics and check the shape of the others; returns the names created.
+
+    Raises
+    ------
+    TopicError : one or many have another number of partitions (all are listed), or cannot be created.
+    BrokerUnavailableError : no broker answers.
+    """
+    wanted = specs if specs is not None else topics(settings).all()
+    client = admin(settings)
+    existing = _existing(client, settings)
+    problems = [p for spec in wanted if spec.name in existing and (p := _check(spec, existing[spec.name]))]
+    missing = [spec for spec in wanted if spec.name not in existing]
+    if missing and not create:
+        problems += [f"topic {spec.name} does not exist" for spec in missing]
+        missing = []
+    created: list[str] = []
+    if missing and not problems:
+        new = [NewTopic(s.name, s.partitions, settings.topics.replication, config=dict(s.config)) for s in missing]
+        for name, future in client.create_topics(new, operation_timeout=20, request_timeout=30).items():
+            try:
+                future.result(30)
+                created.append(name)
+            except KafkaException as exc:
+                error = exc.args[0]
+                if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    problems.append(f"topic {name} cannot be created: {error.str()}")
+    if problems:
+        raise TopicError("\n".join(problems))
+    return created
