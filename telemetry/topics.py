@@ -99,8 +99,8 @@ def _check(spec: TopicSpec, partitions: int) -> str | None:
         return None
     return (
         f"topic {spec.name} has {partitions} partitions, the setting topics.partitions says "
-        f"{spec.partitions}: keys would be looked for in other partitions than where they are; set topics.partitions to the "
-        "topics' number, or use another topics.prefix"
+        f"{spec.partitions}: keys would be looked for in other partitions than where they are; "
+        "set topics.partitions to the topics' number, or use another topics.prefix"
     )
 
 

@@ -1,0 +1,101 @@
+"""Events of the alert policy to alerts. The rule: an alert is a function of the input; no clock, no random id."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.core.alert_policy import (
+    E_DETECTOR,
+    E_FIRST_COL,
+    E_ONSET,
+    E_ONSET_OFFSET,
+    G_EXPECTED,
+    G_PEAK,
+    OPENED,
+    TOP,
+    UPDATED,
+    V_EPISODE,
+    V_KIND,
+    PolicySpec,
+)
+from telemetry.alerts import Alert, AlertState, GuiltySignal, Severity, rfc3339, sentence
+from telemetry.catalog import Catalog
+
+#: What sort of anomaly a detector's alerts are, in a word.
+KINDS = {"ewma": "spike", "robust": "shift", "rules": "rule"}
+_STATES = {OPENED: AlertState.OPEN, UPDATED: AlertState.UPDATE}
+
+
+class AlertWriter:
+    """Writes the alerts of one class.
+
+    Parameters
+    ----------
+    detectors : (name, version) of the sample-rate detectors, in the engine's order.
+    """
+
+    def __init__(self, catalog: Catalog, detectors: tuple[tuple[str, int], ...], spec: PolicySpec) -> None:
+        self._catalog, self._detectors, self._spec = catalog, detectors, spec
+
+    def _severity(self, score: float) -> Severity:
+        if score >= self._spec.critical_surprise:
+            return Severity.CRITICAL
+        return Severity.MAJOR if score >= self._spec.major_surprise else Severity.MINOR
+
+    def _signals(self, words: NDArray[np.int64], figures: NDArray[np.float32]) -> tuple[GuiltySignal, ...]:
+        found = []
+        for k in range(TOP):
+            column = int(words[V_EPISODE + E_FIRST_COL + k])
+            if column < 0:
+                break
+            signal = self._catalog.signals[column]
+            expected, observed, share = (float(figures[G_EXPECTED + j * TOP + k]) for j in range(3))
+            found.append(GuiltySignal(signal.name, signal.unit, observed, expected, share))
+        return tuple(found)
+
+    def write(
+        self,
+        words: NDArray[np.int64],
+        figures: NDArray[np.float32],
+        device_id: str,
+        ts_us: int,
+        topic: str,
+        partition: int,
+        offset: int,
+    ) -> Alert:
+        """The alert of one event (`streams.core.alert_policy`) at one row."""
+        name, version = self._detectors[int(words[V_EPISODE + E_DETECTOR])]
+        signals = self._signals(words, figures)
+        kind = KINDS.get(name, "pattern")
+        if signals and math.isnan(signals[0].observed):
+            kind = "dropout"
+        onset_us = int(words[V_EPISODE + E_ONSET])
+        score = float(figures[G_PEAK])
+        state = _STATES.get(int(words[V_KIND]), AlertState.RESOLVED)
+        episode = f"{device_id}/{rfc3339(onset_us)}"
+        if self._spec.frames:
+            episode = f"{device_id}/{topic}/{partition}/{offset}"
+        return Alert(
+            id=episode,
+            device_id=device_id,
+            catalog=self._catalog.key,
+            kind=kind,
+            state=state,
+            severity=self._severity(score),
+            score=score,
+            confidence=1.0,
+            onset_us=onset_us,
+            ts_us=ts_us,
+            window_us=ts_us - onset_us,
+            signals=signals,
+            sentence=sentence(device_id, kind, signals),
+            detector=name,
+            detector_version=version,
+            topic=topic,
+            partition=partition,
+            offset_first=int(words[V_EPISODE + E_ONSET_OFFSET]),
+            offset_last=offset,
+        )

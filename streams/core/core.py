@@ -1,0 +1,166 @@
+"""The core: batches in, effects out. The rule: no clock, no Kafka, no Faust; the caller says what time it is.
+
+`fleetwatch worker` and the offline commands run this same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.protocol import Detector
+from streams.core.devices import (
+    C_CLOCK_STEPS,
+    C_DUPLICATES,
+    C_FRAMES,
+    C_GAPS,
+    C_NON_FINITE,
+    C_OUT_OF_ORDER,
+    C_REBOOTS,
+    C_REPLAYED,
+    C_SAMPLES,
+)
+from streams.core.effects import DeadLetter, Effects
+from streams.core.engine import Engine, EngineSpec, Source
+from streams.core.records import (
+    R_KEY_AT,
+    R_KEY_LEN,
+    R_OFFSET,
+    R_REASON,
+    R_VALUE_AT,
+    R_VALUE_LEN,
+    Part,
+    RecordScanner,
+)
+from telemetry.catalog import Catalog, CatalogSet
+from telemetry.framescan import F_CLASS, ClassTable
+from telemetry.rawmem import copy_bytes
+from telemetry.reasons import Reason
+
+#: How a device's row names the input partition that it belongs to.
+OWNER_SHIFT = 20
+
+COUNTER_NAMES: Mapping[str, int] = {
+    "frames": C_FRAMES,
+    "samples": C_SAMPLES,
+    "duplicates": C_DUPLICATES,
+    "replayed": C_REPLAYED,
+    "out_of_order": C_OUT_OF_ORDER,
+    "reboots": C_REBOOTS,
+    "missing_frames": C_GAPS,
+    "non_finite": C_NON_FINITE,
+    "clock_steps": C_CLOCK_STEPS,
+}
+
+
+#: Makes a class's (sample-rate, window-rate) detectors; called once a class, at its first frame or state row.
+DetectorFactory = Callable[[Catalog], tuple[Sequence[Detector], Sequence[Detector]]]
+
+
+class Core:
+    """All device classes of a worker.
+
+    Parameters
+    ----------
+    topics : the input topics; a topic carries the catalogue entries of its kind.
+    kinds : the kind (vehicle, device) of each topic.
+    future_max_us, past_max_us : event time may lie so far from the caller's `now_us`.
+    """
+
+    def __init__(
+        self,
+        catalogs: CatalogSet,
+        spec: EngineSpec,
+        factory: DetectorFactory,
+        topics: Sequence[str],
+        kinds: Sequence[str],
+        future_max_us: int = 86_400_000_000,
+        past_max_us: int = 315_360_000_000_000,
+    ) -> None:
+        self.catalogs, self.spec, self.factory = catalogs, spec, factory
+        self.topics = tuple(topics)
+        self._future_max_us, self._past_max_us = future_max_us, past_max_us
+        keys = [tuple(k for k in catalogs if catalogs[k].kind == kind) for kind in kinds]
+        self._scanners = [RecordScanner(ClassTable(catalogs, k)) for k in keys]
+        self._keys = keys
+        self.engines: dict[str, Engine] = {}
+        self.refused: dict[Reason, int] = {}
+
+    def engine(self, catalog_key: str) -> Engine:
+        """The engine of a class, made at its first use."""
+        engine = self.engines.get(catalog_key)
+        if engine is None:
+            catalog = self.catalogs[catalog_key]
+            number = next(k.index(catalog_key) for k in self._keys if catalog_key in k)
+            engine = Engine(catalog, number, self.spec, *self.factory(catalog))
+            self.engines[catalog_key] = engine
+        return engine
+
+    def owner(self, topic: str, partition: int) -> int:
+        """How device rows name this input partition."""
+        return self.topics.index(topic) << OWNER_SHIFT | partition
+
+    def process(
+        self, topic: str, partition: int, parts: list[Part], min_offset: int, now_us: int, effects: Effects
+    ) -> None:
+        """Apply one partition's records, in order, from min_offset on.
+
+        Raises
+        ------
+        CorruptBatchError : a batch does not parse (the broker's checksum would not have let it pass).
+        """
+        t = self.topics.index(topic)
+        scanner, keys = self._scanners[t], self._keys[t]
+        source = Source(topic, partition, self.owner(topic, partition))
+        ts_min, ts_max = max(0, now_us - self._past_max_us), now_us + self._future_max_us
+        for frames, refusals in scanner.scan(parts, min_offset, ts_min, ts_max):
+            if refusals:
+                self._refuse(scanner.refusals[:refusals], source, effects)
+            if frames:
+                present = np.bincount(scanner.table[:frames, F_CLASS], minlength=len(keys))
+                dead = len(effects.dead)
+                for c in np.flatnonzero(present).tolist():
+                    self.engine(keys[c]).process(scanner.table, frames, source, effects)
+                for letter in effects.dead[dead:]:
+                    self.refused[letter.reason] = self.refused.get(letter.reason, 0) + 1
+
+    def _refuse(self, refusals: NDArray[np.int64], source: Source, effects: Effects) -> None:
+        for row in refusals.tolist():
+            reason = Reason(row[R_REASON])
+            key = copy_bytes(row[R_KEY_AT], row[R_KEY_LEN]) if row[R_KEY_LEN] >= 0 else None
+            value = copy_bytes(row[R_VALUE_AT], row[R_VALUE_LEN]) if row[R_VALUE_LEN] >= 0 else None
+            letter = DeadLetter(source.topic, source.partition, row[R_OFFSET], reason, key, value)
+            effects.dead.append(letter)
+            self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    # -- figures and ownership -------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start, over all classes."""
+        totals = {
+            name: sum(int(e.devices.counters[c]) for e in self.engines.values())
+            for name, c in COUNTER_NAMES.items()
+        }
+        totals["late_rows"] = sum(e.late_rows for e in self.engines.values())
+        totals["windows"] = sum(e.windows_closed for e in self.engines.values())
+        return totals
+
+    def devices_held(self) -> dict[str, int]:
+        return {key: engine.devices.held for key, engine in self.engines.items()}
+
+    def state_nbytes(self) -> int:
+        """Memory that the devices' state takes, detectors included (their snapshots' size a slot)."""
+        return sum(
+            e.nbytes + e.devices.capacity * sum(d.state_nbytes for d in e.detectors) for e in self.engines.values()
+        )
+
+    def release(self, owners: set[int]) -> int:
+        """Forget the devices of revoked partitions; returns how many."""
+        return sum(engine.release(owners) for engine in self.engines.values())
+
+    def finish(self, topic: str, effects: Effects) -> None:
+        """Close every open window, as at the end of a recording."""
+        for engine in self.engines.values():
+            engine.finish(Source(topic, 0, self.owner(topic, 0)), effects)

@@ -1,0 +1,346 @@
+"""Devices of one class: id -> slot, duplicates by sequence, frames -> rows of a block.
+
+The rule: a frame is applied once. Its offset says whether a restored row has seen it already, its sequence
+number whether the device sent it twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from telemetry.framescan import (
+    F_CLASS,
+    F_ID_AT,
+    F_ID_LEN,
+    F_OFFSET,
+    F_PERIOD,
+    F_SEQ,
+    F_STEPS,
+    F_TS,
+    F_VALUES_AT,
+    copy_values,
+    load_tail,
+    valid_id,
+)
+from telemetry.rawmem import INLINE, load_u64
+
+# Words of a device's row, int64 (n, DEVICE_WORDS): two cache lines.
+D_KEY, D_KEY_LEN, D_OWNER, D_OFFSET, D_SEQ, D_SEEN, D_TS, D_FIRST_TS, D_FLAGS = 0, 8, 9, 10, 11, 12, 13, 14, 15
+DEVICE_WORDS = 16
+#: Bits of D_FLAGS: dirty since the last snapshot; consecutive frames whose time ran backwards.
+FLAG_DIRTY = 1
+BACKWARDS_ONE = 2
+
+# Counters that `place` keeps, int64 (COUNTERS,).
+(
+    C_DEVICES,
+    C_FREE,
+    C_ROWS,
+    C_FRAMES,
+    C_SAMPLES,
+    C_DUPLICATES,
+    C_REPLAYED,
+    C_OUT_OF_ORDER,
+    C_REBOOTS,
+    C_GAPS,
+    C_NON_FINITE,
+    C_CLOCK_STEPS,
+    C_BAD_FRAME,
+) = range(13)
+COUNTERS = 16
+
+# What `place` returns besides the next frame's number.
+DONE, BLOCK_FULL, TABLE_FULL, BAD_ID = range(4)
+
+# Order of a block's row.
+OUT_OF_ORDER, IN_ORDER, RESTART = 0, 1, 2
+#: So many frames in a row, rightly numbered but with a time that runs backwards: the device's clock was set back.
+BACKWARDS_FRAMES = 16
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_ROW_BITS = np.uint64(32)
+_ROW_MASK = np.uint64(0xFFFFFFFF)
+
+
+@njit(**INLINE)
+def _mix(h: Any, word: Any) -> Any:
+    h = (h ^ word) * _MULTIPLIER
+    return h ^ (h >> np.uint64(32))
+
+
+@njit(**INLINE)
+def _find(at: int, n: int, end: int, devices: NDArray[np.int64], index: NDArray[np.uint64]) -> Any:
+    """(slot or -1, place in the index, hash tag) of the id of n bytes at address `at`.
+
+    Index entries: high 32 bits = tag of the hash, low 32 bits = slot + 1, 0 = empty.
+    """
+    full = n >> 3
+    tail = load_tail(at + 8 * full, n & 7, end)
+    h = np.uint64(n) * _MULTIPLIER
+    for w in range(full):
+        h = _mix(h, load_u64(at + 8 * w))
+    h = _mix(h, tail)
+    tag = h >> _ROW_BITS
+    mask = np.uint64(len(index) - 1)
+    j = h & mask
+    while True:
+        entry = index[j]
+        if entry == np.uint64(0):
+            return -1, np.int64(j), np.int64(tag)
+        if entry >> _ROW_BITS == tag:
+            slot = np.int64(entry & _ROW_MASK) - 1
+            if devices[slot, D_KEY_LEN] == n and (full == 8 or np.uint64(devices[slot, full]) == tail):
+                w = 0
+                while w < full and load_u64(at + 8 * w) == np.uint64(devices[slot, w]):
+                    w += 1
+                if w == full:
+                    return slot, np.int64(j), np.int64(tag)
+        j = (j + np.uint64(1)) & mask
+
+
+@njit(**INLINE)
+def _admit(devices: NDArray[np.int64], slot: int, frame: NDArray[np.int64], counters: NDArray[np.int64]) -> int:
+    """Order of the frame's rows, or -1 for a duplicate; keeps the sequence window."""
+    seq = frame[F_SEQ]
+    last = devices[slot, D_SEQ]
+    ts_last = frame[F_TS] + frame[F_PERIOD] * (frame[F_STEPS] - 1)
+    delta = seq - last
+    newer = frame[F_TS] > devices[slot, D_TS]
+    order = IN_ORDER
+    if delta > 0:
+        if last >= 0:
+            counters[C_GAPS] += delta - 1
+        devices[slot, D_SEEN] = ((devices[slot, D_SEEN] << delta) | 1) if delta < 64 else 1
+        devices[slot, D_SEQ] = seq
+        if not newer:
+            order = OUT_OF_ORDER
+    elif newer:  # numbers begin anew while time goes on: the device was switched off and on
+        counters[C_REBOOTS] += 1
+        devices[slot, D_SEEN] = 1
+        devices[slot, D_SEQ] = seq
+    elif delta > -64 and not (devices[slot, D_SEEN] >> -delta) & 1:
+        devices[slot, D_SEEN] |= np.int64(1) << -delta
+        counters[C_OUT_OF_ORDER] += 1
+        return OUT_OF_ORDER
+    else:
+        counters[C_DUPLICATES] += 1
+        return -1
+    if order == IN_ORDER:
+        devices[slot, D_FLAGS] &= FLAG_DIRTY
+        devices[slot, D_TS] = ts_last
+        return IN_ORDER
+    counters[C_OUT_OF_ORDER] += 1
+    devices[slot, D_FLAGS] += BACKWARDS_ONE
+    if devices[slot, D_FLAGS] // BACKWARDS_ONE >= BACKWARDS_FRAMES:
+        counters[C_CLOCK_STEPS] += 1
+        devices[slot, D_FLAGS] &= FLAG_DIRTY
+        devices[slot, D_TS] = ts_last
+        return RESTART
+    return OUT_OF_ORDER
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def place(
+    table: NDArray[np.int64],
+    first: int,
+    count: int,
+    wanted: int,
+    owner: int,
+    signals: int,
+    devices: NDArray[np.int64],
+    index: NDArray[np.uint64],
+    free: NDArray[np.int32],
+    slots: NDArray[np.int32],
+    ts_us: NDArray[np.int64],
+    values: NDArray[np.float32],
+    frame_no: NDArray[np.int32],
+    order: NDArray[np.uint8],
+    counters: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Turn frames first..count-1 of class `wanted` into rows of the block, appended from counters[C_ROWS].
+
+    values is flat, (rows * signals,). Returns (what, next frame): DONE, BLOCK_FULL, TABLE_FULL (make room, call
+    again from that frame) or BAD_ID (that frame is refused; go on after it).
+    """
+    rows = counters[C_ROWS]
+    rows_max = len(slots)
+    for i in range(first, count):
+        if table[i, F_CLASS] != wanted:
+            continue
+        steps = table[i, F_STEPS]
+        if rows + steps > rows_max:
+            counters[C_ROWS] = rows
+            return BLOCK_FULL, i
+        at = table[i, F_ID_AT]
+        n = table[i, F_ID_LEN]
+        slot, j, tag = _find(at, n, table[i, F_VALUES_AT], devices, index)
+        if slot < 0:
+            if not valid_id(at, n):
+                counters[C_ROWS] = rows
+                return BAD_ID, i
+            if counters[C_FREE] > 0:
+                slot = np.int64(free[counters[C_FREE] - 1])
+            elif counters[C_DEVICES] < len(devices):
+                slot = counters[C_DEVICES]
+            else:
+                counters[C_ROWS] = rows
+                return TABLE_FULL, i
+            if counters[C_FREE] > 0:
+                counters[C_FREE] -= 1
+            else:
+                counters[C_DEVICES] += 1
+            index[j] = (np.uint64(tag) << _ROW_BITS) | np.uint64(slot + 1)
+            for w in range(DEVICE_WORDS):
+                devices[slot, w] = 0
+            full = n >> 3
+            for w in range(full):
+                devices[slot, w] = np.int64(load_u64(at + 8 * w))
+            if full < 8:
+                devices[slot, full] = np.int64(load_tail(at + 8 * full, n & 7, table[i, F_VALUES_AT]))
+            devices[slot, D_KEY_LEN] = n
+            devices[slot, D_OWNER] = owner
+            devices[slot, D_OFFSET] = -1
+            devices[slot, D_SEQ] = -1
+            devices[slot, D_TS] = np.iinfo(np.int64).min
+            devices[slot, D_FIRST_TS] = table[i, F_TS]
+        if table[i, F_OFFSET] <= devices[slot, D_OFFSET] and devices[slot, D_OWNER] == owner:
+            counters[C_REPLAYED] += 1
+            continue
+        devices[slot, D_OFFSET] = table[i, F_OFFSET]
+        devices[slot, D_OWNER] = owner
+        devices[slot, D_FLAGS] |= FLAG_DIRTY
+        kind = _admit(devices, slot, table[i], counters)
+        if kind < 0:
+            continue
+        period = table[i, F_PERIOD]
+        t = table[i, F_TS]
+        for _ in range(steps):
+            slots[rows] = slot
+            ts_us[rows] = t
+            frame_no[rows] = i
+            order[rows] = kind
+            t += period
+            rows += 1
+            if kind == RESTART:
+                kind = IN_ORDER
+        total = steps * signals
+        counters[C_NON_FINITE] += copy_values(table[i, F_VALUES_AT], total, values, (rows - steps) * signals)
+        counters[C_FRAMES] += 1
+        counters[C_SAMPLES] += total
+    counters[C_ROWS] = rows
+    return DONE, count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def reindex(devices: NDArray[np.int64], count: int, index: NDArray[np.uint64]) -> None:
+    """Fill an empty index with the slots 0..count-1 that hold a device."""
+    mask = np.uint64(len(index) - 1)
+    for slot in range(count):
+        n = devices[slot, D_KEY_LEN]
+        if n == 0:
+            continue
+        full = n >> 3
+        h = np.uint64(n) * _MULTIPLIER
+        for w in range(full):
+            h = _mix(h, np.uint64(devices[slot, w]))
+        h = _mix(h, np.uint64(devices[slot, full]) if full < 8 else np.uint64(0))
+        j = h & mask
+        while index[j] != np.uint64(0):
+            j = (j + np.uint64(1)) & mask
+        index[j] = ((h >> _ROW_BITS) << _ROW_BITS) | np.uint64(slot + 1)
+
+
+class DeviceTable:
+    """The rows and the index of one class. Slots are stable while their device is held; freed ones are reused."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.rows: NDArray[np.int64] = np.zeros((capacity, DEVICE_WORDS), np.int64)
+        self.index: NDArray[np.uint64] = np.zeros(self._index_size(capacity), np.uint64)
+        self.free: NDArray[np.int32] = np.zeros(capacity, np.int32)
+        self.counters: NDArray[np.int64] = np.zeros(COUNTERS, np.int64)
+
+    @staticmethod
+    def _index_size(capacity: int) -> int:
+        return 1 << max(4, (2 * capacity - 1).bit_length())
+
+    @property
+    def capacity(self) -> int:
+        return len(self.rows)
+
+    @property
+    def high(self) -> int:
+        """Slots 0..high-1 have been used."""
+        return int(self.counters[C_DEVICES])
+
+    @property
+    def held(self) -> int:
+        return self.high - int(self.counters[C_FREE])
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.index.nbytes + self.free.nbytes
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` devices; slots stay what they are."""
+        rows = np.zeros((capacity, DEVICE_WORDS), np.int64)
+        rows[: self.capacity] = self.rows
+        free = np.zeros(capacity, np.int32)
+        free[: len(self.free)] = self.free
+        self.rows, self.free = rows, free
+        self._reindex()
+
+    def _reindex(self) -> None:
+        self.index = np.zeros(self._index_size(self.capacity), np.uint64)
+        reindex(self.rows, self.high, self.index)
+
+    def key(self, slot: int) -> bytes:
+        n = int(self.rows[slot, D_KEY_LEN])
+        return self.rows[slot, D_KEY : D_KEY + 8].tobytes()[:n]
+
+    def keys(self, slots: NDArray[np.int32]) -> list[bytes]:
+        """Ids of many slots; ids have no zero bytes, so numpy's S64 restores their lengths."""
+        packed = np.ascontiguousarray(self.rows[slots, D_KEY : D_KEY + 8])
+        keys: list[bytes] = packed.view("S64").ravel().tolist()
+        return keys
+
+    def owned_by(self, owners: set[int]) -> NDArray[np.int32]:
+        """Slots of the devices that these (topic, partition) owners hold."""
+        rows = self.rows[: self.high]
+        held = rows[:, D_KEY_LEN] > 0
+        return np.flatnonzero(held & np.isin(rows[:, D_OWNER], list(owners))).astype(np.int32)
+
+    def dirty(self) -> NDArray[np.int32]:
+        """Slots that changed since they were last marked clean."""
+        rows = self.rows[: self.high]
+        return np.flatnonzero(rows[:, D_FLAGS] & FLAG_DIRTY).astype(np.int32)
+
+    def mark_clean(self, slots: NDArray[np.int32]) -> None:
+        self.rows[slots, D_FLAGS] &= ~FLAG_DIRTY
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """Forget these devices; their slots may be given to others."""
+        if len(slots) == 0:
+            return
+        self.rows[slots] = 0
+        free = int(self.counters[C_FREE])
+        self.free[free : free + len(slots)] = slots
+        self.counters[C_FREE] += len(slots)
+        self._reindex()
+
+    def adopt(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Give slots to restored device rows, int64 (n, DEVICE_WORDS); the caller has grown the table."""
+        n = len(rows)
+        reused = min(n, int(self.counters[C_FREE]))
+        free = int(self.counters[C_FREE])
+        fresh = np.arange(self.high, self.high + n - reused, dtype=np.int32)
+        slots = np.concatenate([self.free[free - reused : free], fresh])
+        assert self.high + len(fresh) <= self.capacity
+        self.counters[C_FREE] -= reused
+        self.counters[C_DEVICES] += len(fresh)
+        self.rows[slots] = rows
+        self._reindex()
+        return slots

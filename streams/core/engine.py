@@ -1,0 +1,320 @@
+"""One device class in the core: its devices, detectors, windows and alerts. The rule: rows in order, stage by stage.
+
+A frame becomes rows of a block; each detector scores and learns the block; the windows take the rows and what
+the detectors thought of them; the alert policy judges. Block boundaries change nothing: every stage keeps its
+state by slot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.protocol import TOP, Block, Detector, Scores
+from streams.core.alert_policy import AlertStage, PolicySpec
+from streams.core.alerting import AlertWriter
+from streams.core.devices import (
+    BAD_ID,
+    BLOCK_FULL,
+    C_ROWS,
+    D_FIRST_TS,
+    DEVICE_WORDS,
+    TABLE_FULL,
+    DeviceTable,
+    place,
+)
+from streams.core.effects import DeadLetter, Effects
+from streams.core.features import FeatureEncoder, encode_scores, window_slots
+from streams.core.window_stage import Closed, WindowStage
+from streams.core.windows import O_PANE, WindowSpec
+from telemetry.catalog import Catalog
+from telemetry.framescan import F_ID_AT, F_ID_LEN, F_OFFSET, F_RECORD_TS, F_VALUE_AT, F_VALUE_LEN
+from telemetry.rawmem import copy_bytes
+from telemetry.reasons import Reason
+
+#: Features of a window that window-rate detectors see, for each signal.
+WINDOW_COLUMNS = ("mean", "std")
+#: A frame of the largest size in values: a block has room for it.
+FRAME_VALUES_MAX = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a batch came from. owner : names (topic, partition) in a device's row."""
+
+    topic: str
+    partition: int
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What the core does for every class.
+
+    scores_min_surprise : a window's scores below this are not published; None = no scores at all.
+    """
+
+    windows: WindowSpec
+    policy: PolicySpec
+    features: bool = True
+    scores_min_surprise: float | None = 0.0
+    late: bool = True
+    devices_max: int = 2_000_000
+    block_values: int = 64 * 1024
+
+
+def state_id(catalog: Catalog, spec: EngineSpec, detectors: Sequence[Detector], bank: Sequence[Detector]) -> str:
+    """16 hex digits: equal only for states that mean the same."""
+    parts = [catalog.key, *catalog.columns, f"device:{DEVICE_WORDS}", repr(spec.windows), repr(spec.policy)]
+    parts += [str(spec.scores_min_surprise is not None), *(d.spec.state_id for d in (*detectors, *bank))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class Engine:
+    """See the module's text. Called by `Core` only.
+
+    Parameters
+    ----------
+    class_no : the class's number in the frame table.
+    detectors : sample-rate ones, over the catalogue's columns. bank : window-rate ones, over `window_columns`.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        class_no: int,
+        spec: EngineSpec,
+        detectors: Sequence[Detector],
+        bank: Sequence[Detector],
+    ) -> None:
+        self.catalog, self.class_no, self.spec = catalog, class_no, spec
+        self.detectors, self.bank = tuple(detectors), tuple(bank)
+        self.state_id = state_id(catalog, spec, detectors, bank)
+        self.d = len(catalog.signals)
+        self.devices = DeviceTable()
+        opinions = 0 if spec.scores_min_surprise is None else len(detectors)
+        self.windows = WindowStage(spec.windows, catalog, opinions)
+        self.alerts = AlertStage(spec.policy)
+        self._encoder = FeatureEncoder(spec.windows, catalog, self.windows.closed_max)
+        self._writer = AlertWriter(catalog, tuple((d.spec.name, d.spec.version) for d in detectors), spec.policy)
+        rows = max(spec.block_values, FRAME_VALUES_MAX) // self.d
+        self._slots = np.zeros(rows, np.int32)
+        self._ts_us = np.zeros(rows, np.int64)
+        self._values = np.zeros((rows, self.d), np.float32)
+        self._frame_no = np.zeros(rows, np.int32)
+        self._order = np.zeros(rows, np.uint8)
+        self._late = np.zeros(rows, np.uint8)
+        q = max(1, len(detectors))
+        self._surprise = np.full((q, rows), np.nan, np.float32)
+        self._column = np.full((q, rows, TOP), -1, np.int16)
+        self._expected = np.full((q, rows, TOP), np.nan, np.float32)
+        self._share = np.full((q, rows, TOP), np.nan, np.float32)
+        self.late_rows = 0
+        self.windows_closed = 0
+        self._reserve(self.devices.capacity)
+
+    def _reserve(self, n_slots: int) -> None:
+        self.windows.reserve(n_slots)
+        self.alerts.reserve(n_slots)
+        for detector in (*self.detectors, *self.bank):
+            detector.reserve(n_slots)
+
+    def grow_to(self, n_slots: int) -> None:
+        """Room for at least n_slots devices, doubling, within devices_max."""
+        capacity = self.devices.capacity
+        while capacity < n_slots:
+            capacity *= 2
+        if capacity > self.devices.capacity:
+            self.devices.grow(min(capacity, max(self.spec.devices_max, self.devices.capacity)))
+            self._reserve(self.devices.capacity)
+
+    # -- the hot path ----------------------------------------------------------------------------------------
+
+    def process(self, table: NDArray[np.int64], count: int, source: Source, effects: Effects) -> None:
+        """Apply the frames of this class among the first `count` of the frame table."""
+        devices, first = self.devices, 0
+        devices.counters[C_ROWS] = 0
+        while first < count:
+            what, first = place(
+                table, first, count, self.class_no, source.owner, self.d,
+                devices.rows, devices.index, devices.free,
+                self._slots, self._ts_us, self._values.reshape(-1), self._frame_no, self._order, devices.counters,
+            )  # fmt: skip
+            if what == BLOCK_FULL:
+                self._flush(table, source, effects)
+            elif what == TABLE_FULL and devices.capacity < self.spec.devices_max:
+                self.grow_to(devices.capacity + 1)
+            elif what in (TABLE_FULL, BAD_ID):
+                reason = Reason.BAD_DEVICE_ID if what == BAD_ID else Reason.STATE_FULL
+                effects.dead.append(refused(table, first, source, reason))
+                first += 1
+        self._flush(table, source, effects)
+
+    def _flush(self, table: NDArray[np.int64], source: Source, effects: Effects) -> None:
+        """Run the block through the stages and empty it."""
+        n = int(self.devices.counters[C_ROWS])
+        self.devices.counters[C_ROWS] = 0
+        if n == 0:
+            return
+        slots, ts_us, values = self._slots[:n], self._ts_us[:n], self._values[:n]
+        order, frame_no, late = self._order[:n], self._frame_no[:n], self._late[:n]
+        self._score(Block(slots, ts_us, values), order)
+        late[:] = 0
+        for closed in self.windows.advance(slots, ts_us, values, order, late, self._surprise, self._column):
+            self._publish(closed, source, effects)
+        if late.any():
+            self._late_frames(table, frame_no[late > 0], source, effects)
+        if not self.detectors:
+            return
+        first_ts = self.devices.rows[:, D_FIRST_TS]
+        for events in self.alerts.judge(
+            slots, ts_us, values, order, frame_no, table, first_ts,
+            self._surprise, self._column, self._expected, self._share,
+        ):  # fmt: skip
+            for i in range(len(events.words)):
+                row = int(events.words[i, 0])
+                frame = table[frame_no[row]]
+                alert = self._writer.write(
+                    events.words[i], events.figures[i], self.devices.key(int(events.words[i, 1])).decode(),
+                    int(ts_us[row]), source.topic, source.partition, int(frame[F_OFFSET]),
+                )  # fmt: skip
+                effects.alerts.append(alert)
+                effects.alert_times_us.append((int(ts_us[row]), int(frame[F_RECORD_TS]) * 1000))
+
+    def _score(self, block: Block, order: NDArray[np.uint8]) -> None:
+        """Every detector's opinion of the rows that are in order; the others have none and are not learnt."""
+        n = len(block)
+        whole = bool(order.all())
+        chosen = None if whole else np.flatnonzero(order)
+        if chosen is not None:
+            block = Block(block.slots[chosen], block.ts_us[chosen], block.values[chosen])
+            self._surprise[:, :n] = np.nan
+            self._column[:, :n] = -1
+        for q, detector in enumerate(self.detectors):
+            if chosen is None:
+                out = Scores(self._surprise[q], self._column[q], self._expected[q], self._share[q])
+                detector.update(block, out)
+            elif len(block):
+                out = Scores.empty(len(block))
+                detector.update(block, out)
+                self._surprise[q, chosen], self._column[q, chosen] = out.surprise, out.column
+                self._expected[q, chosen], self._share[q, chosen] = out.expected, out.share
+
+    def _publish(self, closed: Closed, source: Source, effects: Effects) -> None:
+        """Features, the sample-rate detectors' peaks, and the window-rate detectors' opinions."""
+        slots = window_slots(closed)
+        keys = self.devices.keys(slots)
+        spec, partition = self.spec, source.partition
+        self.windows_closed += len(closed)
+        if spec.features:
+            values = self._encoder.encode(closed, keys)
+            effects.features += [
+                {"key": k, "value": v, "partition": partition} for k, v in zip(keys, values, strict=True)
+            ]
+        least = spec.scores_min_surprise
+        if least is not None and self.detectors:
+            names = tuple((d.spec.name, d.spec.version) for d in self.detectors)
+            for i, value in encode_scores(closed, keys, self.catalog, names, spec.windows, least):
+                effects.scores.append({"key": keys[i], "value": value, "partition": partition})
+        if self.bank:
+            self._bank(closed, slots, keys, source, effects)
+
+    def _bank(
+        self, closed: Closed, slots: NDArray[np.int32], keys: list[bytes], source: Source, effects: Effects
+    ) -> None:
+        """Window-rate detectors see mean and std of each signal at the window's end."""
+        ts_us = (closed.head[:, O_PANE] + 1) * self.spec.windows.hop_us
+        values = np.ascontiguousarray(closed.values[:, 1:3, :]).reshape(len(closed), -1)
+        block = Block(slots, ts_us, values)
+        peaks = np.full((len(closed), len(self.bank)), np.nan, np.float32)
+        columns = np.full((len(closed), len(self.bank)), -1, np.int16)
+        for q, detector in enumerate(self.bank):
+            out = Scores.empty(len(closed))
+            detector.update(block, out)
+            peaks[:, q] = out.surprise
+            columns[:, q] = np.where(out.column[:, 0] >= 0, out.column[:, 0] % self.d, -1)
+        least = self.spec.scores_min_surprise
+        if least is not None:
+            at = np.repeat(ts_us[:, None], len(self.bank), axis=1)
+            opinions = Closed(closed.head, closed.values, closed.hist, peaks, at, columns)
+            names = tuple((d.spec.name, d.spec.version) for d in self.bank)
+            for i, value in encode_scores(opinions, keys, self.catalog, names, self.spec.windows, least):
+                effects.scores.append({"key": keys[i], "value": value, "partition": source.partition})
+
+    def _late_frames(
+        self, table: NDArray[np.int64], frames: NDArray[np.int32], source: Source, effects: Effects
+    ) -> None:
+        self.late_rows += len(frames)
+        if self.spec.late:
+            for frame in np.unique(frames).tolist():
+                value = copy_bytes(int(table[frame, F_VALUE_AT]), int(table[frame, F_VALUE_LEN]))
+                effects.late.append({"key": frame_key(table, frame), "value": value, "partition": source.partition})
+
+    def finish(self, source: Source, effects: Effects) -> None:
+        """Close every open window, as at the end of a recording."""
+        slots = np.arange(self.devices.high, dtype=np.int32)
+        for closed in self.windows.close_all(slots):
+            self._publish(closed, source, effects)
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of devices, windows and alert episodes, without the detectors' own."""
+        return self.devices.nbytes + self.windows.nbytes + self.alerts.nbytes
+
+    def _stages(self) -> tuple[WindowStage | AlertStage | Detector, ...]:
+        return (*self.detectors, self.windows, self.alerts)
+
+    @property
+    def row_nbytes(self) -> int:
+        return 8 * DEVICE_WORDS + sum(stage.state_nbytes for stage in self._stages())
+
+    def snapshot(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """uint8 (len(slots), row_nbytes): device row, detectors, windows, alerts."""
+        rows = self.devices.rows[slots].view(np.uint8)
+        return np.hstack([rows, *(stage.snapshot(slots) for stage in self._stages())])
+
+    def snapshot_bank(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """uint8 (len(slots), the bank's bytes); a row of zeros = not held by any of the bank's detectors."""
+        if not self.bank:
+            return np.zeros((len(slots), 0), np.uint8)
+        return np.hstack([detector.snapshot(slots) for detector in self.bank])
+
+    def restore(self, rows: NDArray[np.uint8], bank: NDArray[np.uint8], has_bank: NDArray[np.bool_]) -> None:
+        """Adopt devices from their snapshots; they must not be held already."""
+        self.grow_to(self.devices.high + len(rows))
+        cut = 8 * DEVICE_WORDS
+        slots = self.devices.adopt(np.ascontiguousarray(rows[:, :cut]).view(np.int64))
+        self.devices.mark_clean(slots)
+        for stage in self._stages():
+            stage.restore(slots, np.ascontiguousarray(rows[:, cut : cut + stage.state_nbytes]))
+            cut += stage.state_nbytes
+        held, at = slots[has_bank], 0
+        for detector in self.bank if len(held) else ():
+            detector.restore(held, np.ascontiguousarray(bank[has_bank, at : at + detector.state_nbytes]))
+            at += detector.state_nbytes
+
+    def release(self, owners: set[int]) -> int:
+        """Forget the devices of these owners; returns how many."""
+        slots = self.devices.owned_by(owners)
+        for stage in (*self._stages(), *self.bank):
+            stage.forget(slots)
+        self.devices.release(slots)
+        return len(slots)
+
+
+def frame_key(table: NDArray[np.int64], frame: int) -> bytes:
+    """The device id of a scanned frame, which equals its record's key."""
+    return copy_bytes(int(table[frame, F_ID_AT]), int(table[frame, F_ID_LEN]))
+
+
+def refused(table: NDArray[np.int64], frame: int, source: Source, reason: Reason) -> DeadLetter:
+    """A frame that was decoded but is not accepted, as a dead letter."""
+    value = copy_bytes(int(table[frame, F_VALUE_AT]), int(table[frame, F_VALUE_LEN]))
+    offset = int(table[frame, F_OFFSET])
+    return DeadLetter(source.topic, source.partition, offset, reason, frame_key(table, frame), value)

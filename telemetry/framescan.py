@@ -1,0 +1,259 @@
+"""The compiled frame decoder. The rule: total and bounded; any bytes give one frame or one reason, never more.
+
+It reads standard Avro (`telemetry.codec` writes it, any Avro library may) without making a Python object:
+`scan_frame` checks a value completely and writes where its parts are into a row of the frame table. The
+values stay where they are; `copy_values` fetches them, from one Avro block or many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from telemetry import schemas
+from telemetry.catalog import CatalogSet
+from telemetry.codec import FRAME_BYTES_MAX
+from telemetry.rawmem import INLINE, load_f32, load_u8, load_u64, read_zigzag
+from telemetry.reasons import Reason
+
+# Columns of the frame table, int64 (n, FRAME_COLUMNS). *_AT are memory addresses.
+F_CLASS, F_ID_AT, F_ID_LEN, F_SEQ, F_TS, F_PERIOD, F_VALUES_AT, F_STEPS = range(8)
+F_OFFSET, F_RECORD_TS, F_VALUE_AT, F_VALUE_LEN = range(8, 12)
+FRAME_COLUMNS = 12
+
+ID_MAX = 64
+CATALOG_MAX = 64
+PERIOD_US_MAX = 1 << 31
+
+_BAD_HEADER = int(Reason.BAD_HEADER)
+_UNKNOWN_FINGERPRINT = int(Reason.UNKNOWN_FINGERPRINT)
+_TRUNCATED = int(Reason.AVRO_TRUNCATED)
+_VARINT = int(Reason.AVRO_VARINT)
+_LENGTH = int(Reason.AVRO_LENGTH)
+_TRAILING = int(Reason.AVRO_TRAILING)
+_BAD_ID = int(Reason.BAD_DEVICE_ID)
+_CATALOG = int(Reason.UNKNOWN_CATALOG)
+_COLUMNS = int(Reason.WRONG_COLUMN_COUNT)
+_TIME = int(Reason.ABSURD_TIME)
+_PERIOD = int(Reason.BAD_PERIOD)
+_SEQ = int(Reason.BAD_SEQ)
+_NULL = int(Reason.NULL_VALUE)
+_LARGE = int(Reason.TOO_LARGE)
+
+#: Which bytes a device id may hold.
+ID_BYTES = np.zeros(256, np.bool_)
+ID_BYTES[[ord(c) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"]] = True
+
+
+class ClassTable:
+    """The catalogue entries that frames may name, as the decoder wants them.
+
+    keys : the entries in class order (``vehicle.ev/1``).
+    array : int64 (1 + n, 12): row 0 = [n, fingerprint, limits]; row 1+c = [length, signals, 8 words of name].
+    """
+
+    def __init__(self, catalogs: CatalogSet, keys: tuple[str, ...] | None = None) -> None:
+        self.keys = tuple(sorted(catalogs)) if keys is None else keys
+        self.array = np.zeros((1 + len(self.keys), 12), np.int64)
+        self.array[0, 0] = len(self.keys)
+        self.array[0, 1] = np.frombuffer(schemas.rabin("frame"), "<i8")[0]
+        for c, key in enumerate(self.keys):
+            name = key.encode()
+            assert len(name) < CATALOG_MAX
+            self.array[1 + c, 0] = len(name)
+            self.array[1 + c, 1] = len(catalogs[key].signals)
+            self.array[1 + c, 2:10] = np.frombuffer(name.ljust(64, b"\0"), "<i8")
+
+
+@njit(**INLINE)
+def load_tail(p: int, n: int, end: int) -> Any:
+    """The n < 8 bytes at p as the low bytes of a word, the others 0. Reads nothing at or after `end`."""
+    if end - p >= 8:
+        return load_u64(p) & ((np.uint64(1) << np.uint64(8 * n)) - np.uint64(1))
+    word = np.uint64(0)
+    for i in range(n):
+        word |= np.uint64(load_u8(p + i)) << np.uint64(8 * i)
+    return word
+
+
+@njit(**INLINE)
+def _class_of(p: int, n: int, end: int, classes: NDArray[np.int64]) -> int:
+    """Index of the catalogue entry whose name is the n <= CATALOG_MAX bytes at p, or -1."""
+    full = n >> 3
+    tail = load_tail(p + 8 * full, n & 7, end)
+    for c in range(1, 1 + classes[0, 0]):
+        if classes[c, 0] == n and np.uint64(classes[c, 2 + full]) == tail:
+            w = 0
+            while w < full and load_u64(p + 8 * w) == np.uint64(classes[c, 2 + w]):
+                w += 1
+            if w == full:
+                return c - 1
+    return -1
+
+
+@njit(**INLINE)
+def valid_id(p: int, n: int) -> bool:
+    """Whether the n bytes at address p are all allowed in a device id."""
+    for i in range(n):  # noqa: SIM110 - compiled
+        if not ID_BYTES[load_u8(p + i)]:
+            return False
+    return True
+
+
+@njit(**INLINE)
+def _why(code: int) -> int:
+    return _TRUNCATED if code == -1 else _VARINT
+
+
+@njit(**INLINE)
+def _values(p: int, end: int) -> tuple[int, int, int]:
+    """Walk the array's blocks. Returns (reason, number of values, next address)."""
+    total = 0
+    while True:
+        count, p = read_zigzag(p, end)
+        if p < 0:
+            return _why(p), 0, p
+        if count == 0:
+            return 0, total, p
+        if count < 0:  # a block with its size in bytes, which Avro allows
+            size, p = read_zigzag(p, end)
+            if p < 0:
+                return _why(p), 0, p
+            count = -count
+            if count < 0 or count > FRAME_BYTES_MAX or size != 4 * count:
+                return _LENGTH, 0, p
+        if count > (end - p) >> 2:
+            return _LENGTH, 0, p
+        total += count
+        p += 4 * count
+
+
+@njit(**INLINE)
+def scan_frame(
+    p: int,
+    length: int,
+    classes: NDArray[np.int64],
+    ts_min_us: int,
+    ts_max_us: int,
+    row: int,
+    table: NDArray[np.int64],
+) -> int:
+    """Check the `length` bytes at address p as one frame and fill table[row] from F_CLASS to F_STEPS.
+
+    Returns a `Reason`. length < 0 means a null value. Event time must lie in [ts_min_us, ts_max_us].
+    The id's bytes are not looked at: `valid_id` does that once a device, not once a frame.
+    """
+    if length < 0:
+        return _NULL
+    if length > FRAME_BYTES_MAX:
+        return _LARGE
+    end = p + length
+    if length < 10 or load_u8(p) != 0xC3 or load_u8(p + 1) != 0x01:
+        return _BAD_HEADER
+    if load_u64(p + 2) != np.uint64(classes[0, 1]):
+        return _UNKNOWN_FINGERPRINT
+    n, p = read_zigzag(p + 10, end)
+    if p < 0:
+        return _why(p)
+    if n < 0 or n > end - p:
+        return _LENGTH
+    if n == 0 or n > ID_MAX:
+        return _BAD_ID
+    id_at = p
+    id_len = n
+    n, p = read_zigzag(p + n, end)
+    if p < 0:
+        return _why(p)
+    if n < 0 or n > end - p:
+        return _LENGTH
+    entry = _class_of(p, n, end, classes) if n < CATALOG_MAX else -1
+    seq, p = read_zigzag(p + n, end)
+    if p < 0:
+        return _why(p)
+    ts, p = read_zigzag(p, end)
+    if p < 0:
+        return _why(p)
+    period, p = read_zigzag(p, end)
+    if p < 0:
+        return _why(p)
+    if period < -PERIOD_US_MAX or period >= PERIOD_US_MAX:
+        return _VARINT  # not an Avro int
+    values_at = p
+    reason, n, p = _values(p, end)
+    if reason:
+        return reason
+    if p != end:
+        return _TRAILING
+    if entry < 0:
+        return _CATALOG
+    if seq < 0:
+        return _SEQ
+    signals = classes[1 + entry, 1]
+    steps = n // signals
+    if n == 0 or steps * signals != n:
+        return _COLUMNS
+    if period < 0 or (period == 0 and steps > 1):
+        return _PERIOD
+    if ts < ts_min_us or ts > ts_max_us or period * (steps - 1) > ts_max_us - ts:
+        return _TIME
+    table[row, F_CLASS] = entry
+    table[row, F_ID_AT] = id_at
+    table[row, F_ID_LEN] = id_len
+    table[row, F_SEQ] = seq
+    table[row, F_TS] = ts
+    table[row, F_PERIOD] = period
+    table[row, F_VALUES_AT] = values_at
+    table[row, F_STEPS] = steps
+    return 0
+
+
+@njit(**INLINE)
+def copy_values(p: int, total: int, out: NDArray[np.float32], first: int) -> Any:
+    """Copy the `total` values of a scanned array at address p to the flat array out[first:].
+
+    Infinite values become NaN. Returns how many did.
+    """
+    bad = np.int64(0)
+    done = 0
+    limit = np.int64(1) << 62
+    while done < total:
+        count, p = read_zigzag(p, limit)
+        if count < 0:
+            _, p = read_zigzag(p, limit)
+            count = -count
+        for i in range(count):
+            v = load_f32(p + 4 * i)
+            finite = v - v == v - v  # False for NaN and for infinities
+            bad += np.int64((not finite) and v == v)
+            out[first + done + i] = v if finite else np.float32(np.nan)
+        done += count
+        p += 4 * count
+    return bad
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def scan_values(
+    base: int,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    ts_min_us: int,
+    ts_max_us: int,
+    table: NDArray[np.int64],
+    reasons: NDArray[np.uint8],
+) -> None:
+    """Scan n values in one buffer at address `base`; length -1 = null. One row and one reason each."""
+    for i in range(len(starts)):
+        reason = scan_frame(base + starts[i], lengths[i], classes, ts_min_us, ts_max_us, i, table)
+        if reason == 0 and not valid_id(table[i, F_ID_AT], table[i, F_ID_LEN]):
+            reason = _BAD_ID
+        reasons[i] = reason
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def gather_values(at: int, total: int, out: NDArray[np.float32]) -> int:
+    """`copy_values` for callers outside compiled code."""
+    return copy_values(at, total, out, 0)
