@@ -157,7 +157,7 @@ def snapshot_restore(trial: Trial) -> None:
 
 def _check_states(detector: Detector, states: NDArray[np.uint8], n: int) -> None:
     want = (n, detector.state_nbytes)
-    assert (states.shape, states.dtype) == (want, np.uint8), (
+    assert (states.shape, states.dtype) == (want, np.dtype(np.uint8)), (
         f"snapshot_restore: a snapshot is uint8 {want}, not {states.dtype} {states.shape}"
     )
     short = states[:, :-1].copy()
