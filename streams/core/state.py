@@ -37,7 +37,7 @@ def pack(engine: Engine, slots: NDArray[np.int32]) -> list[Message]:
     if len(slots) == 0:
         return []
     rows, bank = engine.snapshot(slots), engine.snapshot_bank(slots)
-    has_bank: list[bool] = bank.any(axis=1).tolist() if bank.shape[1] else [False] * len(slots)
+    has_bank = np.any(bank, axis=1) if bank.shape[1] else np.zeros(len(slots), np.bool_)
     width, bank_width = rows.shape[1], bank.shape[1]
     data, bank_data = rows.tobytes(), bank.tobytes()
     head = schemas.header("state_row")

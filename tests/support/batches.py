@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
 from streams.core.records import Part
 from streams.transport.rawfetch import HEADER
 
