@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
@@ -23,6 +23,26 @@ class Changelog:
 
     def __init__(self, settings: Settings, topic: str, core: Core) -> None:
         self._settings, self._topic, self._core = settings, topic, core
+
+    def committed(self, assigned: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The group's committed offsets, once no transaction is pending on them; None = none yet.
+
+        Raises
+        ------
+        KafkaException : the group's coordinator does not answer.
+        """
+        wanted = [TopicPartition(topic, partition) for topic, partition in assigned]
+        if not wanted:
+            return {}
+        consumer = clients.consumer(self._settings, self._settings.processing.group)
+        try:
+            found = consumer.committed(wanted, timeout=60)
+        finally:
+            consumer.close()
+        for entry in found:
+            if entry.error is not None:
+                raise KafkaException(entry.error)
+        return {(e.topic, e.partition): e.offset if e.offset >= 0 else None for e in found}
 
     def newest(self, partitions: set[int]) -> tuple[dict[bytes, bytes], int]:
         """({device id: newest row}, records read) of these partitions, up to their end as of now.

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
-SOURCE = "urn:fleetwatch:worker"
-TYPE_PREFIX = "io.fleetwatch.alert."
-DATA_SCHEMA = "urn:fleetwatch:schema:alert:1"
-CONTENT_TYPE = "application/json"
+from telemetry.words import figure, humanise, magnitude
+
+SOURCE: Final = "urn:fleetwatch:worker"
+TYPE_PREFIX: Final = "io.fleetwatch.alert."
+TYPE_SUFFIX: Final = ".v1"
+DATA_SCHEMA: Final = "urn:fleetwatch:schema:alert:1"
+CONTENT_TYPE: Final = "application/json"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class AlertState(StrEnum):
     OPEN = "open"
     UPDATE = "update"
     RESOLVED = "resolved"
+
+    @property
+    def ce_type(self) -> str:
+        """The CloudEvents type of an event in this state."""
+        return f"{TYPE_PREFIX}{self.value}{TYPE_SUFFIX}"
 
 
 class Severity(StrEnum):
@@ -36,6 +46,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
+        """0 for the least urgent."""
         return list(Severity).index(self)
 
 
@@ -52,10 +63,7 @@ class GuiltySignal:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One event in the life of an alert. Times in microseconds of event time; see alert.avsc for each field.
-
-    ordinal : number of the event within its episode, part of `ce_id`.
-    """
+    """One event in the life of an alert. Times in microseconds of event time; see alert.avsc for each field."""
 
     id: str
     device_id: str
@@ -78,20 +86,25 @@ class Alert:
     offset_last: int
 
     @property
+    def device_class(self) -> str:
+        """The catalogue entry's name without its version, for example ``vehicle.ev``."""
+        return self.catalog.partition("/")[0]
+
+    @property
     def event_id(self) -> str:
         """Names this event: the same whenever the same input is processed again."""
-        return f"{self.id}/{self.state}/{self.ts_us}"
+        return f"{self.id}/{self.state.value}/{self.ts_us}"
 
     def to_data(self) -> dict[str, Any]:
-        """The JSON data."""
+        """The JSON data. Figures keep 7 significant digits (a float32's worth); null = NaN or infinite."""
         return {
             "id": self.id,
             "device": self.device_id,
-            "class": self.catalog.partition("/")[0],
+            "class": self.device_class,
             "catalog": self.catalog,
             "kind": self.kind,
-            "state": str(self.state),
-            "severity": str(self.severity),
+            "state": self.state.value,
+            "severity": self.severity.value,
             "score": _number(self.score),
             "confidence": _number(self.confidence),
             "onset": rfc3339(self.onset_us),
@@ -119,36 +132,42 @@ class Alert:
 
     def to_message(self) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
         """(key, value, headers) for the alert topic."""
-        headers = {
-            "ce_specversion": "1.0",
-            "ce_id": self.event_id,
-            "ce_source": SOURCE,
-            "ce_type": f"{TYPE_PREFIX}{self.state}.v1",
-            "ce_time": rfc3339(self.ts_us),
-            "ce_subject": self.device_id,
-            "ce_partitionkey": self.device_id,
-            "ce_dataschema": DATA_SCHEMA,
-            "content-type": CONTENT_TYPE,
-        }
-        value = json.dumps(self.to_data(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return self.device_id.encode(), value.encode(), [(name, text.encode()) for name, text in headers.items()]
+        device = self.device_id.encode()
+        headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.event_id.encode()),
+            ("ce_source", SOURCE.encode()),
+            ("ce_type", self.state.ce_type.encode()),
+            ("ce_time", rfc3339(self.ts_us).encode()),
+            ("ce_subject", device),
+            ("ce_partitionkey", device),
+            ("ce_dataschema", DATA_SCHEMA.encode()),
+            ("content-type", CONTENT_TYPE.encode()),
+        ]
+        return device, _JSON.encode(self.to_data()).encode(), headers
 
     @classmethod
-    def from_message(cls, value: bytes | None, headers: Iterable[tuple[str, bytes]] | None) -> Alert:
-        """The inverse of `to_message`.
+    def from_message(cls, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None) -> Alert:
+        """The inverse of `to_message`, as strict as the JSON Schema.
 
         Raises
         ------
         ValueError : not an alert of ours; the message says what is wrong.
         """
-        ce_type = dict(headers or ()).get("ce_type", b"").decode(errors="replace")
-        if not ce_type.startswith(TYPE_PREFIX):
-            raise ValueError(f"ce_type is {ce_type!r}, not {TYPE_PREFIX}*")
+        attributes = ce_attributes(headers)
+        for name in ("specversion", "id", "source", "type"):
+            if not attributes.get(name):
+                raise ValueError(f"header ce_{name} is missing")
+        if attributes["specversion"] != "1.0":
+            raise ValueError(f"ce_specversion is {attributes['specversion']!r}, not '1.0'")
         try:
             data = json.loads(value or b"")
-        except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ValueError(f"the data are not JSON: {exc}") from exc
-        return cls.from_data(data)
+        alert = cls.from_data(data)
+        if attributes["type"] != alert.state.ce_type:
+            raise ValueError(f"ce_type is {attributes['type']!r}, not {alert.state.ce_type!r} as the data say")
+        return alert
 
     @classmethod
     def from_data(cls, data: Any) -> Alert:
@@ -156,41 +175,100 @@ class Alert:
 
         Raises
         ------
-        ValueError : a field is missing or has the wrong type.
+        ValueError : a field is missing, unknown, or has the wrong type.
         """
-        try:
-            return cls(
-                id=str(data["id"]),
-                device_id=str(data["device"]),
-                catalog=str(data["catalog"]),
-                kind=str(data["kind"]),
-                state=AlertState(data["state"]),
-                severity=Severity(data["severity"]),
-                score=_float(data["score"]),
-                confidence=_float(data["confidence"]),
-                onset_us=micros_of(data["onset"]),
-                ts_us=micros_of(data["ts"]),
-                window_us=int(data["window_us"]),
-                signals=tuple(
-                    GuiltySignal(
-                        str(s["signal"]),
-                        str(s["unit"]),
-                        _float(s["observed"]),
-                        _float(s["expected"]),
-                        _float(s["surprise"]),
-                    )
-                    for s in data["signals"]
-                ),
-                sentence=str(data["sentence"]),
-                detector=str(data["detector"]["name"]),
-                detector_version=int(data["detector"]["version"]),
-                topic=str(data["evidence"]["topic"]),
-                partition=int(data["evidence"]["partition"]),
-                offset_first=int(data["evidence"]["offset_first"]),
-                offset_last=int(data["evidence"]["offset_last"]),
-            )
-        except (KeyError, TypeError) as exc:
-            raise ValueError(f"the data are not an alert: {exc!r}") from exc
+        top = _Fields(data, "data", _FIELDS)
+        detector = _Fields(top.value["detector"], "detector", ("name", "version"))
+        evidence = _Fields(top.value["evidence"], "evidence", _EVIDENCE_FIELDS)
+        listed = top.value["signals"]
+        if not isinstance(listed, list):
+            raise ValueError("data.signals is not a list")
+        alert = cls(
+            id=top.text("id"),
+            device_id=top.text("device"),
+            catalog=top.text("catalog"),
+            kind=top.text("kind"),
+            state=AlertState(top.text("state")),
+            severity=Severity(top.text("severity")),
+            score=top.real("score"),
+            confidence=top.real("confidence"),
+            onset_us=micros_of(top.text("onset")),
+            ts_us=micros_of(top.text("ts")),
+            window_us=top.integer("window_us"),
+            signals=tuple(_guilty(item, f"signals[{i}]") for i, item in enumerate(listed)),
+            sentence=top.text("sentence"),
+            detector=detector.text("name"),
+            detector_version=detector.integer("version"),
+            topic=evidence.text("topic"),
+            partition=evidence.integer("partition"),
+            offset_first=evidence.integer("offset_first"),
+            offset_last=evidence.integer("offset_last"),
+        )
+        if top.text("class") != alert.device_class:
+            raise ValueError(f"data.class is {data['class']!r}, the catalogue entry is {alert.catalog!r}")
+        return alert
+
+
+_FIELDS: Final = (
+    "id", "device", "class", "catalog", "kind", "state", "severity", "score", "confidence", "onset", "ts",
+    "window_us", "signals", "sentence", "detector", "evidence",
+)  # fmt: skip
+_EVIDENCE_FIELDS: Final = ("topic", "partition", "offset_first", "offset_last")
+_SIGNAL_FIELDS: Final = ("signal", "unit", "observed", "expected", "surprise")
+
+
+class _Fields:
+    """Reads one JSON object of exactly the named fields; every getter raises ValueError on another type."""
+
+    def __init__(self, value: Any, where: str, names: Sequence[str]) -> None:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is not an object")
+        if missing := [name for name in names if name not in value]:
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        if unknown := sorted(set(value) - set(names)):
+            raise ValueError(f"{where} has unknown fields: {', '.join(unknown)}")
+        self.value: Mapping[str, Any] = value
+        self._where = where
+
+    def _wrong(self, name: str, wanted: str) -> ValueError:
+        return ValueError(f"{self._where}.{name} is {self.value[name]!r}, not {wanted}")
+
+    def text(self, name: str) -> str:
+        found = self.value[name]
+        if not isinstance(found, str):
+            raise self._wrong(name, "text")
+        return found
+
+    def integer(self, name: str) -> int:
+        found = self.value[name]
+        if not isinstance(found, int) or isinstance(found, bool):
+            raise self._wrong(name, "a whole number")
+        return found
+
+    def real(self, name: str) -> float:
+        """NaN for null."""
+        found = self.value[name]
+        if found is None:
+            return math.nan
+        if not isinstance(found, int | float) or isinstance(found, bool):
+            raise self._wrong(name, "a number or null")
+        return float(found)
+
+
+def _guilty(value: Any, where: str) -> GuiltySignal:
+    item = _Fields(value, where, _SIGNAL_FIELDS)
+    return GuiltySignal(
+        item.text("signal"), item.text("unit"), item.real("observed"), item.real("expected"), item.real("surprise")
+    )
+
+
+def ce_attributes(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, str]:
+    """The CloudEvents attributes of a binary-mode record, without their ``ce_`` prefix."""
+    return {
+        name.removeprefix("ce_"): (value or b"").decode(errors="replace")
+        for name, value in headers or ()
+        if name.startswith("ce_")
+    }
 
 
 def _number(value: float) -> float | None:
@@ -198,65 +276,53 @@ def _number(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def _float(value: Any) -> float:
-    return math.nan if value is None else float(value)
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def rfc3339(ts_us: int) -> str:
     """Event time as text, to the microsecond, UTC."""
     seconds, micros = divmod(ts_us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{micros:06d}Z"
+    return f"{_second(seconds)}.{micros:06d}Z"
 
 
-def micros_of(text: Any) -> int:
+def micros_of(text: str) -> int:
     """The inverse of `rfc3339`.
 
     Raises
     ------
-    ValueError : not a time.
+    ValueError : not a time, or a time without a zone.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"time {text!r} has no zone")
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_DULL = {"vehicle", "current", "is", "cabin", "row"}
-
-
-@lru_cache(maxsize=4096)
-def humanise(name: str) -> str:
-    """A signal's name as a person says it: the last parts of the path, in words."""
-    parts = [part for part in name.split(".") if part]
-    words = [_CAMEL.sub(" ", part).replace("_", " ").lower() for part in parts]
-    kept = [word for word in words if word not in _DULL] or words
-    return " ".join(kept[-3:])
-
-
-def figure(value: float, unit: str = "") -> str:
-    """Three or four significant digits, and the unit."""
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{text} {unit}".rstrip()
-
-
 def sentence(device_id: str, kind: str, signals: Sequence[GuiltySignal]) -> str:
-    """The alert in plain words, from its guiltiest signal."""
+    """The alert in plain words, from its guiltiest signal (the first)."""
     if not signals:
         return f"{device_id} behaves unlike itself ({kind})"
-    first = signals[0]
-    name = humanise(first.signal)
     more = f"; also {', '.join(humanise(s.signal) for s in signals[1:])}" if len(signals) > 1 else ""
-    if math.isnan(first.observed):
-        return f"{name} stopped reporting{more}"
+    return _about(kind, signals[0]) + more
+
+
+def _about(kind: str, signal: GuiltySignal) -> str:
+    name, unit, observed, expected = humanise(signal.signal), signal.unit, signal.observed, signal.expected
+    if math.isnan(observed):
+        return f"{name} stopped reporting"
     if kind == "stuck":
-        return f"{name} is stuck at {figure(first.observed, first.unit)}{more}"
-    if math.isnan(first.expected):
-        return f"{name} is {figure(first.observed, first.unit)}, which is unusual{more}"
-    delta = first.observed - first.expected
+        return f"{name} is stuck at {figure(observed, unit)}"
+    if not (math.isfinite(observed) and math.isfinite(expected)):
+        return f"{name} is {figure(observed, unit)}, which is unusual"
+    delta = observed - expected
+    if delta == 0:
+        return f"{name} is {figure(observed, unit)}, as expected, but behaves unusually"
+    places = magnitude(observed, expected)
     side = "above" if delta > 0 else "below"
     return (
-        f"{name} is {figure(abs(delta), first.unit)} {side} what was expected "
-        f"({figure(first.observed, first.unit)}, expected {figure(first.expected, first.unit)}){more}"
+        f"{name} is {figure(abs(delta), unit)} {side} what was expected "
+        f"({figure(observed, unit, places)}, expected {figure(expected, unit, places)})"
     )

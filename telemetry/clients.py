@@ -72,7 +72,7 @@ def producer(settings: Settings, **extra: Any) -> Producer:
         "queue.buffering.max.kbytes": 1 << 19,
     }
     del config["allow.auto.create.topics"]
-    config |= {name.replace("_", "."): value for name, value in extra.items()}
+    config |= {(name if name.startswith("on_") else name.replace("_", ".")): value for name, value in extra.items()}
     return Producer(config)
 
 
@@ -84,7 +84,7 @@ def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
         "isolation.level": "read_committed",
         "auto.offset.reset": "earliest",
     }
-    config |= {name.replace("_", "."): value for name, value in extra.items()}
+    config |= {(name if name.startswith("on_") else name.replace("_", ".")): value for name, value in extra.items()}
     return Consumer(config)
 
 

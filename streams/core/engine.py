@@ -1,4 +1,4 @@
-"""One device class in the core: its devices, detectors, windows and alerts. The rule: rows in order, stage by stage.
+"""One device class in the core: its devices, detectors, windows, alerts. The rule: rows in order, stage by stage.
 
 A frame becomes rows of a block; each detector scores and learns the block; the windows take the rows and what
 the detectors thought of them; the alert policy judges. Block boundaries change nothing: every stage keeps its

@@ -6,6 +6,8 @@ and says where each begins.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -110,7 +112,7 @@ class FeatureEncoder:
         )
         starts = self._starts[: n + 1].tolist()
         data = self._buffer[: starts[-1]].tobytes()
-        return [data[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        return [data[a:b] for a, b in itertools.pairwise(starts)]
 
 
 def encode_scores(

@@ -1,0 +1,94 @@
+"""The worker's Prometheus metrics. The rule: read from the core's counters when scraped; never a device label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+COUNTERS = {
+    "frames": "Frames accepted.",
+    "samples": "Values in accepted frames.",
+    "duplicates": "Frames that a device sent twice.",
+    "replayed": "Frames read again after a restart that the state had seen already.",
+    "out_of_order": "Frames whose event time ran backwards within their device.",
+    "reboots": "Devices whose sequence began anew.",
+    "missing_frames": "Frames that a device numbered but that never came.",
+    "non_finite": "Infinite values, taken as missing.",
+    "clock_steps": "Devices whose clock was set back.",
+    "late_rows": "Rows too late for their window.",
+    "windows": "Windows closed.",
+}
+
+
+class WorkerMetrics(Collector):
+    """Registers itself; `watch` says which worker to read."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._worker: Any = None
+        self._app: Any = None
+        registry.register(self)
+
+    def watch(self, worker: Any, app: Any) -> None:
+        """The worker and the Faust app whose figures these are."""
+        self._worker, self._app = worker, app
+
+    def _lag(self) -> dict[tuple[str, int], int]:
+        consumer = getattr(self._app, "consumer", None)
+        if self._worker is None or consumer is None:
+            return {}
+        ends = {}
+        for topic, partition in list(self._worker.applied):
+            from faust.types import TP
+
+            ends[topic, partition] = consumer.highwater(TP(topic, partition))
+        lag: dict[tuple[str, int], int] = self._worker.lag(ends)
+        return lag
+
+    def alive(self) -> tuple[bool, str]:
+        """Work moves while there is work: (whether, why not)."""
+        worker = self._worker
+        still_s = time.monotonic() - worker.progress_at
+        lag = sum(self._lag().values())
+        if lag and still_s > worker.settings.processing.stall_timeout_s:
+            return False, f"{lag} records wait and nothing was processed for {still_s:.0f} s\n"
+        return True, "ok\n"
+
+    def collect(self) -> Iterator[Metric]:
+        worker = self._worker
+        totals = worker.core.counters() if worker else dict.fromkeys(COUNTERS, 0)
+        for name, text in COUNTERS.items():
+            yield CounterMetricFamily(f"fleetwatch_{name}", text, value=totals[name])
+        dead = CounterMetricFamily("fleetwatch_dead_letters", "Refused records.", labels=["reason"])
+        lag = GaugeMetricFamily("fleetwatch_lag_records", "Records that wait.", labels=["topic", "partition"])
+        devices = GaugeMetricFamily("fleetwatch_devices", "Devices held.", labels=["catalog"])
+        if worker:
+            for reason, count in worker.core.refused.items():
+                dead.add_metric([reason.code], count)
+            for (topic, partition), waiting in self._lag().items():
+                lag.add_metric([topic, str(partition)], waiting)
+            for key, held in worker.core.devices_held().items():
+                devices.add_metric([key], held)
+        yield from (dead, lag, devices)
+        figures = {
+            "fleetwatch_batches": ("Fetched batches processed.", worker.batches if worker else 0),
+            "fleetwatch_alerts": ("Alert events published.", worker.alerts if worker else 0),
+            "fleetwatch_rebalances": ("Rebalances completed.", worker.rebalances if worker else 0),
+            "fleetwatch_checkpoints": ("Checkpoints.", worker.checkpoints.totals.checkpoints if worker else 0),
+            "fleetwatch_checkpoint_seconds": (
+                "Wall time in checkpoints.",
+                worker.checkpoints.totals.seconds if worker else 0,
+            ),
+            "fleetwatch_state_rows": ("Changelog rows written.", worker.checkpoints.totals.rows if worker else 0),
+        }
+        for name, (text, value) in figures.items():
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily(
+            "fleetwatch_state_bytes",
+            "Memory of the devices' state.",
+            value=worker.core.state_nbytes() if worker else 0,
+        )

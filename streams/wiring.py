@@ -1,0 +1,86 @@
+"""Settings to the core's plain values. The rule: below this module nothing knows a settings object's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectors.protocol import Detector
+from detectors.registry import make_detector
+from streams.core.alert_policy import PolicySpec
+from streams.core.core import Core, DetectorFactory
+from streams.core.engine import WINDOW_COLUMNS, EngineSpec
+from streams.core.windows import WindowSpec
+from telemetry import catalog
+from telemetry.catalog import Catalog
+from telemetry.settings import Settings
+from telemetry.topics import topics
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def policy_spec(settings: Settings) -> PolicySpec:
+    """The alert policy, in microseconds."""
+    a = settings.alerts
+    return PolicySpec(
+        open_surprise=a.open_surprise,
+        close_surprise=a.close_surprise,
+        open_rows=a.open_rows,
+        confirm_us=_us(a.confirm_s),
+        resolve_us=_us(a.resolve_s),
+        update_us=_us(a.update_s),
+        cooldown_us=_us(a.cooldown_s),
+        warmup_us=_us(a.warmup_s),
+        major_surprise=a.major_surprise,
+        critical_surprise=a.critical_surprise,
+        frames=a.mode == "frames",
+    )
+
+
+def engine_spec(settings: Settings) -> EngineSpec:
+    """What the core does for every class."""
+    w, o = settings.windows, settings.outputs
+    return EngineSpec(
+        windows=WindowSpec(_us(w.size_s), _us(w.hop_s), _us(w.grace_s), w.features, w.hist_bins),
+        policy=policy_spec(settings),
+        features=o.features,
+        scores_min_surprise=o.scores_min_surprise if o.scores else None,
+        late=o.late,
+        devices_max=settings.processing.devices_max,
+    )
+
+
+def detector_factory(settings: Settings) -> DetectorFactory:
+    """Makes each class's detectors as the settings list them."""
+
+    def make(entry: Catalog) -> tuple[Sequence[Detector], Sequence[Detector]]:
+        sample: list[Detector] = []
+        window: list[Detector] = []
+        for wanted in settings.detectors:
+            if wanted.classes and entry.name not in wanted.classes:
+                continue
+            detector = make_detector(wanted.name, entry.columns, wanted.params)
+            if detector.spec.rate == "sample":
+                sample.append(detector)
+            else:
+                columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
+                window.append(make_detector(wanted.name, columns, wanted.params))
+        return sample, window
+
+    return make
+
+
+def make_core(settings: Settings) -> Core:
+    """The worker's core."""
+    catalogs = catalog.load(settings.catalog.paths)
+    inputs = topics(settings).inputs
+    return Core(
+        catalogs,
+        engine_spec(settings),
+        detector_factory(settings),
+        [spec.name for spec in inputs],
+        ["vehicle", "device"],
+        future_max_us=_us(settings.processing.future_max_s),
+        past_max_us=_us(settings.processing.past_max_days * 86_400),
+    )
