@@ -182,7 +182,7 @@ class Alert:
         evidence = _Fields(top.value["evidence"], "evidence", _EVIDENCE_FIELDS)
         listed = top.value["signals"]
         if not isinstance(listed, list):
-            raise ValueError("data.signals is not a list")
+            raise ValueError("data.signals is not a list")  # noqa: TRY004 (wrong data, not a wrong call)
         alert = cls(
             id=top.text("id"),
             device_id=top.text("device"),
@@ -222,7 +222,7 @@ class _Fields:
 
     def __init__(self, value: Any, where: str, names: Sequence[str]) -> None:
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is not an object")
+            raise ValueError(f"{where} is not an object")  # noqa: TRY004
         if missing := [name for name in names if name not in value]:
             raise ValueError(f"{where} lacks {', '.join(missing)}")
         if unknown := sorted(set(value) - set(names)):
