@@ -6,6 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from batches import part
+from fleet_job import T0, Record, job
 
 from detectors.ewma import EwmaZ
 from streams.core.alert_policy import PolicySpec
@@ -19,11 +20,9 @@ from telemetry.reasons import Reason
 
 CATALOGS = catalog.load()
 TOPIC = "t.vehicle"
-T0 = 1_760_000_000_000_000
 WINDOW = 10_000_000
 Z = 6.0
 BASIC = ("count", "mean", "std", "min", "max", "last")
-Record = tuple[bytes, bytes]
 
 
 def make_core(*, frames: bool = True, grace_us: int = 0) -> Core:
@@ -45,23 +44,6 @@ def make_core(*, frames: bool = True, grace_us: int = 0) -> Core:
         WindowSpec(WINDOW, WINDOW, grace_us, BASIC), policy, scores_min_surprise=None if frames else 0.0
     )
     return Core(CATALOGS, spec, lambda c: ([EwmaZ(c.columns)], []), [TOPIC], ["vehicle"])
-
-
-def job(devices: int, rounds: int, seed: int = 7) -> list[Record]:
-    """The common job's input in small: sines, noise and spikes, a frame a device each half second."""
-    rng = np.random.default_rng(seed)
-    base, phase = rng.normal(50, 20, (devices, 10)), rng.uniform(0, 6.28, (devices, 10))
-    records = []
-    for r in range(rounds):
-        t = np.arange(5)[None, :, None] * 0.1 + r * 0.5
-        x = base[:, None, :] + 3 * np.sin(t * 0.3 + phase[:, None, :]) + rng.normal(0, 1, (devices, 5, 10))
-        spikes = np.flatnonzero(rng.random(devices) < 0.02)
-        x[spikes, rng.integers(0, 5, len(spikes)), rng.integers(0, 10, len(spikes))] += 30
-        for d in range(devices):
-            name = f"veh-{d:07d}"
-            frame = codec.Frame(name, "bench.frames/1", r, T0 + r * 500_000, 100_000, x[d].astype(np.float32))
-            records.append((name.encode(), codec.encode_frame(frame)))
-    return records
 
 
 def reference(records: list[Record]) -> tuple[dict, list]:
@@ -134,7 +116,7 @@ def test_every_feature_and_alert_of_the_common_job(records):
         assert std == pytest.approx(np.std(xs), rel=1e-4)
     assert len(alerts) > 20
     got = [(a.ts_us, a.device_id, int(a.signals[0].signal[1:])) for a in effects.alerts]
-    frame_of = lambda ts: T0 + (ts - T0) // 500_000 * 500_000  # noqa: E731
+    frame_of = lambda ts: T0 + (ts - T0) // 500_000 * 500_000
     assert [(frame_of(ts), d, s) for ts, d, s in got] == alerts
 
 
@@ -162,7 +144,7 @@ def test_state_rows_go_on_bit_for_bit(records):
     assert load(two, [r["value"] for r in rows], {two.owner(TOPIC, 0)}).devices == 40
     again = run(two, records, [97], start=half - 500)  # the last 500 are replayed: each row skips what it has seen
     assert two.counters()["replayed"] == 500
-    key = lambda effects: sorted(m["value"] for m in effects.features)  # noqa: E731
+    key = lambda effects: sorted(m["value"] for m in effects.features)
     assert key(again) == key(rest) and first.features is not None
     assert [a.event_id for a in again.alerts] == [a.event_id for a in rest.alerts]
     assert sorted(r["value"] for r in dirty_rows(two)) == sorted(r["value"] for r in dirty_rows(straight))

@@ -1,0 +1,32 @@
+"""Fixtures for every test. The rule: where a broker is involved it is a real one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetwatch.kafka.cluster import EmbeddedKafka
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Kafka: FLEETWATCH_KAFKA__BOOTSTRAP, or the embedded one for this session."""
+    if given := os.environ.get("FLEETWATCH_KAFKA__BOOTSTRAP"):
+        yield given
+        return
+    folder: Path = tmp_path_factory.mktemp("kafka")
+    kafka = EmbeddedKafka(folder, brokers=1, port=0)
+    try:
+        yield kafka.start()
+    finally:
+        kafka.stop()
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix that no other test uses."""
+    return "t" + uuid.uuid4().hex[:8]
