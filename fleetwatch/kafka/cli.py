@@ -1,12 +1,13 @@
-"""`fleetwatch kafka`: start, stop, status, logs. The rule: results go to stdout, what happens meanwhile to stderr."""
+"""`fleetwatch kafka`: start, stop, status, logs. The rule: results go to stdout, all else to stderr."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -59,7 +60,9 @@ def kafka() -> None:
     help=f"Of the first broker; each further one takes the next two. 0: any free ports. "
     f"Default: what the directory holds, else {DEFAULT_PORT}.",
 )
-@click.option("--heap-mb", type=click.IntRange(128, 1 << 17), help="JVM heap of each broker. Default: 512, or 3 x 192.")
+@click.option(
+    "--heap-mb", type=click.IntRange(128, 1 << 17), help="JVM heap of each broker. Default: 512, or 3 x 192."
+)
 @_dir_option
 def start(brokers: str | None, port: int | None, heap_mb: int | None, directory: Path | None) -> None:
     """Start the brokers and return when they answer; prints the bootstrap address.
@@ -157,16 +160,28 @@ def logs(broker: int, lines: int, follow: bool, directory: Path | None) -> None:
     """Show a broker's log since its last start."""
     path = EmbeddedKafka(directory or default_cluster_dir()).log_path(broker)
     try:
-        file = path.open(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
     except FileNotFoundError as exc:
-        raise SettingsError(f"there is no log {path}: that broker was never started here (--dir, --broker)") from exc
-    with file:
-        text = file.read().splitlines()
-        click.echo("\n".join(text[-lines:] if lines else []))
-        while follow:
-            if more := file.read():
-                click.echo(more, nl=False)
-            elif path.exists() and path.stat().st_ino != _inode(file.fileno()):
-                return _follow_new(path)
-            time.sleep(FOLLOW_INTERVAL_S)
-    return None
+        raise SettingsError(
+            f"there is no log {path}: that broker was never started here (--dir, --broker)"
+        ) from exc
+    shown_lines = content.splitlines(keepends=True)[-lines:] if lines else []
+    click.echo(b"".join(shown_lines).decode(errors="replace"), nl=False)
+    if follow:
+        _follow(path, len(content))
+
+
+def _follow(path: Path, offset_bytes: int) -> NoReturn:
+    """Print what is appended, for ever; a restart of the broker begins a new file, which is read from its start."""
+    inode = path.stat().st_ino
+    while True:
+        time.sleep(FOLLOW_INTERVAL_S)
+        if not path.exists():  # between two starts
+            continue
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_ino != inode:
+                inode, offset_bytes = os.fstat(file.fileno()).st_ino, 0
+            file.seek(offset_bytes)
+            more = file.read()
+        offset_bytes += len(more)
+        click.echo(more.decode(errors="replace"), nl=False)

@@ -32,7 +32,7 @@ from telemetry.errors import SettingsError
 
 DEFAULT_PORT = 9092
 START_TIMEOUT_S = 120.0
-#: The last of three brokers waits some 5 s for a quorum that is gone. Whoever takes longer than this is killed, which
+#: The last of three brokers waits some 5 s for a quorum that is gone. Whoever takes longer than this is killed; it
 #: loses nothing that was acknowledged (a killed process keeps its page cache).
 STOP_PATIENCE_S = 15.0
 LOG_TAIL_LINES = 15

@@ -72,5 +72,5 @@ def require_free(ports: tuple[Ports, ...]) -> None:
                 by = owner(port)
                 raise PortTakenError(
                     f"port {port} on {HOST} is in use{f' by {by}' if by else ''}. Stop that, choose other ports "
-                    "with --port N, or, if it is a Kafka that you want to use, set FLEETWATCH_KAFKA__BOOTSTRAP to it."
+                    "with --port N, or, if it is a Kafka for you to use, name it in FLEETWATCH_KAFKA__BOOTSTRAP."
                 )
