@@ -14,17 +14,7 @@ from telemetry.errors import FleetwatchError, nearest
 #: name -> (module:attribute of the click command, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "kafka": ("fleetwatch.kafka.cli:kafka", "Run a real Kafka on this machine: start, stop, status, logs."),
-    "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
-    "simulate": ("producers.cli:simulate", "Drive a simulated fleet of vehicles or devices."),
-    "inject": ("producers.cli:inject", "Inject a fault into a running simulation."),
-    "replay": ("producers.cli:replay", "Replay recordings (CSV, Parquet, NPZ) as telemetry."),
-    "load": ("producers.cli:load", "Write pre-encoded frames at full speed, for benchmarks."),
     "worker": ("streams.cli:worker", "Run a stream worker: frames in; features, scores and alerts out."),
-    "alerts": ("fleetwatch.alerts_cli:alerts", "Subscribe to the alerts."),
-    "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
-    "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
-    "settings": ("fleetwatch.settings_cli:settings", "Show every setting, its default and its value."),
-    "demo": ("fleetwatch.demo:demo", "A fleet, faults, alerts and a killed worker, in ninety seconds."),
 }
 
 
@@ -70,11 +60,8 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
     \b
     First steps:
-      fleetwatch demo                              everything, in ninety seconds
-      fleetwatch kafka start                       a real Kafka, no Java needed
-      fleetwatch worker                            one stream worker
-      fleetwatch simulate vehicles --count 50      a fleet
-      fleetwatch alerts --follow                   what is found
+      fleetwatch kafka start       a real Kafka, no Java needed
+      fleetwatch worker            one stream worker
     """
     ctx.obj = config
 

@@ -186,11 +186,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     processing: ProcessingSettings = ProcessingSettings()
     windows: WindowSettings = WindowSettings()
-    detectors: tuple[DetectorSettings, ...] = (
-        DetectorSettings(name="robust"),
-        DetectorSettings(name="ewma"),
-        DetectorSettings(name="river"),
-    )
+    detectors: tuple[DetectorSettings, ...] = (DetectorSettings(name="ewma"),)
     alerts: AlertSettings = AlertSettings()
     outputs: OutputSettings = OutputSettings()
     service: ServiceSettings = ServiceSettings()
