@@ -31,18 +31,7 @@ class Changelog:
         ------
         KafkaException : the group's coordinator does not answer.
         """
-        wanted = [TopicPartition(topic, partition) for topic, partition in assigned]
-        if not wanted:
-            return {}
-        consumer = clients.consumer(self._settings, self._settings.processing.group)
-        try:
-            found = consumer.committed(wanted, timeout=60)
-        finally:
-            consumer.close()
-        for entry in found:
-            if entry.error is not None:
-                raise KafkaException(entry.error)
-        return {(e.topic, e.partition): e.offset if e.offset >= 0 else None for e in found}
+        return clients.committed_offsets(self._settings, self._settings.processing.group, assigned)
 
     def newest(self, partitions: set[int]) -> tuple[dict[bytes, bytes], int]:
         """({device id: newest row}, records read) of these partitions, up to their end as of now.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from telemetry.errors import BrokerUnavailableError
@@ -114,6 +114,45 @@ def cluster_metadata(client: Any, settings: Settings) -> Any:
 def require_broker(settings: Settings) -> None:
     """Fail early and clearly when no broker answers."""
     cluster_metadata(admin(settings), settings)
+
+
+_COORDINATOR_MOVES = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
+
+
+def committed_offsets(
+    settings: Settings, group: str, wanted: Iterable[tuple[str, int]], timeout_s: float = 60.0
+) -> dict[tuple[str, int], int | None]:
+    """A group's committed offsets, once no transaction is pending on them; None = none yet.
+
+    A coordinator that is still being elected or loaded is asked again until the time is over.
+
+    Raises
+    ------
+    KafkaException : no answer within timeout_s, or an error that asking again will not mend.
+    """
+    partitions = [TopicPartition(topic, partition) for topic, partition in wanted]
+    if not partitions:
+        return {}
+    end = time.monotonic() + timeout_s
+    client = consumer(settings, group)
+    try:
+        while True:
+            try:
+                found = client.committed(partitions, timeout=max(1.0, end - time.monotonic()))
+                for entry in found:
+                    if entry.error is not None:
+                        raise KafkaException(entry.error)
+                return {(e.topic, e.partition): e.offset if e.offset >= 0 else None for e in found}
+            except KafkaException as exc:
+                if exc.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() >= end:
+                    raise
+                time.sleep(0.2)
+    finally:
+        client.close()
 
 
 def full_queue_retry(send: Callable[[], None], poll: Callable[[float], int]) -> None:

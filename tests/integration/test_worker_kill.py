@@ -42,10 +42,8 @@ def read_all(settings: Settings, topic: str) -> list:
 
 
 def committed(settings: Settings, topic: str) -> int:
-    consumer = clients.consumer(settings, settings.processing.group)
-    found = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=10)
-    consumer.close()
-    return sum(max(0, entry.offset) for entry in found)
+    wanted = [(topic, p) for p in range(PARTITIONS)]
+    return sum(o or 0 for o in clients.committed_offsets(settings, settings.processing.group, wanted).values())
 
 
 @pytest.fixture
