@@ -123,6 +123,14 @@ _COORDINATOR_MOVES = {
 }
 
 
+def _committed(client: Consumer, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+    found: list[TopicPartition] = client.committed(partitions, timeout=timeout_s)
+    for entry in found:
+        if entry.error is not None:
+            raise KafkaException(entry.error)
+    return found
+
+
 def committed_offsets(
     settings: Settings, group: str, wanted: Iterable[tuple[str, int]], timeout_s: float = 60.0
 ) -> dict[tuple[str, int], int | None]:
@@ -142,10 +150,7 @@ def committed_offsets(
     try:
         while True:
             try:
-                found = client.committed(partitions, timeout=max(1.0, end - time.monotonic()))
-                for entry in found:
-                    if entry.error is not None:
-                        raise KafkaException(entry.error)
+                found = _committed(client, partitions, max(1.0, end - time.monotonic()))
                 return {(e.topic, e.partition): e.offset if e.offset >= 0 else None for e in found}
             except KafkaException as exc:
                 if exc.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() >= end:
