@@ -322,7 +322,8 @@ def _about(kind: str, signal: GuiltySignal) -> str:
         return f"{name} is {figure(observed, unit)}, as expected, but behaves unusually"
     places = magnitude(observed, expected)
     side = "above" if delta > 0 else "below"
+    gap = f"{figure(abs(delta))} points" if unit == "%" else figure(abs(delta), unit)
     return (
-        f"{name} is {figure(abs(delta), unit)} {side} what was expected "
+        f"{name} is {gap} {side} what was expected "
         f"({figure(observed, unit, places)}, expected {figure(expected, unit, places)})"
     )

@@ -81,6 +81,11 @@ def test_sentences(kind: str, observed: float, expected: float, said: str) -> No
     assert told == f"traction battery cell voltage min {said}"
 
 
+def test_a_gap_between_percentages_is_in_points() -> None:
+    told = sentence("gpu-1", "shift", (guilty("DCGM.FI.DEV.GPU_UTIL", "%", 30, 70),))
+    assert told == "GPU utilisation is 40 points below what was expected (30.0%, expected 70.0%)"
+
+
 def test_other_signals_are_named_and_none_is_the_device_itself() -> None:
     told = sentence("gpu-1", "spike", (guilty("A.B", "", 2, 1), guilty("Vehicle.Speed", "km/h", 1, 2)))
     assert told == "a b is 1 above what was expected (2.00, expected 1.00); also speed"

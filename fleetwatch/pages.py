@@ -1,0 +1,41 @@
+"""What the commands that show something share. The rule: a page is on stdout, whatever else is said on stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from telemetry import log, settings
+from telemetry.settings import Settings
+
+
+def load_settings(ctx: click.Context) -> Settings:
+    """The settings of this command; also sets up logging, for warnings only."""
+    tree = settings.load(ctx.obj)
+    log.setup("WARNING", "text" if tree.service.log_format == "auto" else tree.service.log_format)
+    # librdkafka logs each failed connection attempt; the clients' error callback says the same once a minute
+    logging.getLogger("fleetwatch.librdkafka").setLevel(logging.CRITICAL)
+    return tree
+
+
+def colour_wanted() -> bool:
+    """Stdout is a terminal, and NO_COLOR is not set."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Ctrl-C and a reader that went away (`| head`) are ordinary ways to stop."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # what is still in Python's buffer must go nowhere, or the interpreter complains on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
