@@ -23,7 +23,7 @@ _VAR_FLOOR = 1e-290  # a variance that has once been positive stays above the de
 _NO_OPINION = -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _learn_cold(
     state: NDArray[np.float64],
     counts: NDArray[np.int32],
@@ -55,7 +55,7 @@ def _learn_cold(
                 counts[slot, 0] += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _largest_cold(
     state: NDArray[np.float64], counts: NDArray[np.int32], slot: int, x: NDArray[np.float32], d: int, warm: int
 ) -> float:
@@ -69,7 +69,7 @@ def _largest_cold(
     return best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _explain(
     state: NDArray[np.float64],
     counts: NDArray[np.int32],
@@ -109,7 +109,7 @@ def _explain(
         found = min(found + 1, TOP)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _update(
     slots: NDArray[np.int32],
     values: NDArray[np.float32],

@@ -12,11 +12,13 @@ import numpy as np
 
 from detectors.ewma import EwmaZ
 from detectors.protocol import Block, Detector, Scores
+from detectors.robust import RobustMultiscale
 
 #: Each is called with the columns, then its parameters by keyword, and its spec's `params` are again
 #: parameters that make the same detector.
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "ewma": EwmaZ,
+    "robust": RobustMultiscale,
 }
 
 
