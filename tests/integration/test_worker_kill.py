@@ -21,7 +21,7 @@ from telemetry.alerts import Alert
 from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 PARTITIONS = 4
 
 
@@ -98,14 +98,14 @@ def test_a_killed_worker_loses_nothing(kafka_bootstrap, topic_prefix, workers, t
     first, second = workers(config), workers(config)
     third = len(records) // 3
     send(records[:third])
-    wait_for(lambda: committed(settings, names.vehicle.name) >= third, 60, "the first third")
+    wait_for(lambda: committed(settings, names.vehicle.name) >= third, 90, "the first third")
     send(records[third : 2 * third])
     time.sleep(0.5)
     first.send_signal(signal.SIGKILL)
     assert first.wait(10) == -signal.SIGKILL
     assert second.poll() is None
     send(records[2 * third :])
-    wait_for(lambda: committed(settings, names.vehicle.name) == len(records), 60, "the rest")
+    wait_for(lambda: committed(settings, names.vehicle.name) == len(records), 100, "the rest")
 
     core, effects = make_core(settings), Effects()
     core.process(names.vehicle.name, 0, [part(records)], 0, time.time_ns() // 1000, effects)
