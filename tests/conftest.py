@@ -7,9 +7,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fleetwatch.kafka.cluster import EmbeddedKafka
+
+# the same examples on every machine; HYPOTHESIS_PROFILE=search looks for new ones
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000, derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +34,5 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def topic_prefix() -> str:
-    """A prefix that no other test uses."""
+    """A prefix that no other test uses, for `topics.prefix`: lower case, without a dot at its end."""
     return "t" + uuid.uuid4().hex[:8]

@@ -41,6 +41,12 @@ class ChecksumError(FleetwatchError):
     exit_code = 65  # EX_DATAERR
 
 
+class CacheError(FleetwatchError):
+    """The user's cache cannot be written."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
 class _AbandonedError(Exception):
     """Another jar failed: stop reading this one."""
 
@@ -96,7 +102,7 @@ class _Download:
                     reasons.append(_root_cause(exc))
                 else:
                     return
-            if self._abandoned.wait(0.5 * 2**attempt):
+            if attempt < ATTEMPTS - 1 and self._abandoned.wait(0.5 * 2**attempt):
                 raise _AbandonedError
         raise ArtifactUnavailableError(
             f"cannot fetch {jar.coordinate} (a jar of the embedded Kafka): the Maven repository (the registry of "
@@ -205,12 +211,18 @@ def class_path(progress: Progress = silent) -> list[Path]:
     ------
     ArtifactUnavailableError : no repository gives a jar.
     ChecksumError : a repository gives something else.
+    CacheError : the cache cannot be written.
     """
     jars = load()
     folder = jar_folder()
-    with locked(cache_dir() / f"kafka-{KAFKA_VERSION}.lock"):
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = verified(folder, jars)
-        if missing:
-            _download(folder, missing, progress)
+    try:
+        with locked(cache_dir() / f"kafka-{KAFKA_VERSION}.lock"):
+            folder.mkdir(parents=True, exist_ok=True)
+            missing = verified(folder, jars)
+            if missing:
+                _download(folder, missing, progress)
+    except OSError as exc:
+        raise CacheError(
+            f"cannot keep Kafka's jars in {folder}: {exc}. Name another in FLEETWATCH_CACHE_DIR."
+        ) from exc
     return [folder / jar.name for jar in jars]

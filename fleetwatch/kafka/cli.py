@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,7 @@ def status(style: str, directory: Path | None) -> None:
     found = EmbeddedKafka(directory or default_cluster_dir()).status()
     click.echo(json.dumps(_as_json(found), indent=2) if style == "json" else _as_text(found))
     if not found.running:
-        raise click.exceptions.Exit(EXIT_NOT_RUNNING)
+        sys.exit(EXIT_NOT_RUNNING)
 
 
 def _state(found: Status) -> str:

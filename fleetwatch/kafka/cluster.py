@@ -175,8 +175,9 @@ class EmbeddedKafka:
                 process.write_atomically(self.directory / "cluster.json", json.dumps(asdict(spec), indent=1))
                 self._format(spec, missing, runtime)
                 progress(Step(f"starting Kafka {KAFKA_VERSION}: {len(missing)} broker(s) on {spec.bootstrap}"))
-                self._spawn(spec, missing, runtime)
-            self._await_ready(spec)
+                self._bring_up(spec, missing, runtime)
+            else:
+                self._await_ready(spec)
             return spec.bootstrap
 
     def _wanted(self) -> Spec:
@@ -220,10 +221,16 @@ class EmbeddedKafka:
         with ThreadPoolExecutor(len(indices)) as pool:
             list(pool.map(one, indices))
 
-    def _spawn(self, spec: Spec, indices: Sequence[int], runtime: jvm.Runtime) -> None:
-        for index in indices:
-            command = runtime.broker_command(self._properties(index), spec.heap_mb)
-            self._children[index] = process.spawn(command, self.log_path(index), self._pid_file(index))
+    def _bring_up(self, spec: Spec, indices: Sequence[int], runtime: jvm.Runtime) -> None:
+        """Start brokers and wait for the cluster; a failed or interrupted start leaves none of them."""
+        try:
+            for index in indices:
+                command = runtime.broker_command(self._properties(index), spec.heap_mb)
+                self._children[index] = process.spawn(command, self.log_path(index), self._pid_file(index))
+            self._await_ready(spec)
+        except BaseException:
+            process.kill([found for i in indices if (found := self.process(i))])
+            raise
 
     def _await_ready(self, spec: Spec) -> None:
         """Return when the cluster's metadata, asked through Kafka's protocol, names every broker."""
@@ -324,8 +331,7 @@ class EmbeddedKafka:
                 raise ValueError(f"there is no broker {index} in {self.directory}")
             if self.process(index) is None:
                 network.require_free((spec.ports[index],))
-                self._spawn(spec, [index], jvm.prepare(progress))
-            self._await_ready(spec)
+                self._bring_up(spec, [index], jvm.prepare(progress))
 
 
 def new_cluster_id() -> str:
