@@ -14,6 +14,11 @@ from telemetry.errors import FleetwatchError, nearest
 #: name -> (module:attribute of the click command, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "kafka": ("fleetwatch.kafka.cli:kafka", "Run a real Kafka on this machine: start, stop, status, logs."),
+    "simulate": ("producers.cli:simulate", "Drive a simulated fleet of vehicles or devices."),
+    "inject": ("producers.cli:inject", "Inject a fault into a running simulation."),
+    "replay": ("producers.cli:replay", "Replay recordings (CSV, Parquet, NPZ) as telemetry."),
+    "load": ("producers.cli:load", "Write pre-encoded frames at full speed, for benchmarks."),
+    "alerts": ("fleetwatch.alerts_cli:alerts", "Subscribe to the alerts."),
     "worker": ("streams.cli:worker", "Run a stream worker: frames in; features, scores and alerts out."),
 }
 
@@ -60,8 +65,10 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
     \b
     First steps:
-      fleetwatch kafka start       a real Kafka, no Java needed
-      fleetwatch worker            one stream worker
+      fleetwatch kafka start                         a real Kafka, no Java needed
+      fleetwatch worker                              one stream worker
+      fleetwatch simulate vehicles --count 50        a fleet
+      fleetwatch alerts --follow                     what is found
     """
     ctx.obj = config
 
