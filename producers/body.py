@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from producers.drive import PARKED, STEERING_RATIO, WHEELBASE_M, Drive
+from producers.drive import CITY, PARKED, STEERING_RATIO, WHEELBASE_M, Drive
 from producers.model import Floats, Mask, Model, Sensor, between, follow
 from telemetry.catalog import Catalog
 
@@ -170,4 +170,7 @@ class CarModel(Model):
         )
 
     def lasting_s(self) -> Floats:
-        return np.where(self.drive.phase == PARKED, 0.0, np.maximum(self.drive.phase_left_s, 1.0))
+        steady = np.maximum(self.drive.phase_left_s, 1.0)
+        return np.select(
+            (self.drive.phase == PARKED, self.drive.phase == CITY), (0.0, np.minimum(steady, 15.0)), steady
+        )

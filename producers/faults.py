@@ -130,8 +130,8 @@ _ALL = (
             f"{ELECTRIC}.Inverter.Temperature", f"{BATTERY}.CurrentCurrent", f"{BATTERY}.CurrentPower",
             f"{ELECTRIC}.EngineCoolant.Temperature", f"{ELECTRIC}.Torque", f"{ELECTRIC}.Power", "Vehicle.Speed",
         ),)},
-        magnitude=1.5, unit="kW", magnitude_max=20, seen_within_s=45, ramp_s=5, recovery_s=600, knob="inverter_kw",
-        observable="Inverter + 0.5 K/s under load; torque limited from 96 degC, after 2 to 5 minutes.",
+        magnitude=2.5, unit="kW", magnitude_max=20, seen_within_s=45, ramp_s=5, recovery_s=600, knob="inverter_kw",
+        observable="Inverter + 0.5 to 1 K/s under load; torque limited from 96 degC, after 2 to 5 minutes.",
     ),
     KnobFault(
         "low_voltage_battery",
@@ -156,7 +156,7 @@ _ALL = (
             f"{DEV}.GPU_TEMP", f"{DEV}.MEMORY_TEMP", f"{DEV}.FAN_SPEED", f"{DEV}.CLOCK_THROTTLE_REASONS",
             *(name for name in _GPU_LOAD if not name.endswith(("TEMP", "FAN_SPEED"))),
         ),)},
-        magnitude=1.2, unit="added thermal resistance, share", magnitude_max=5, seen_within_s=30, ramp_s=10,
+        magnitude=2.0, unit="added thermal resistance, share", magnitude_max=5, seen_within_s=30, ramp_s=10,
         recovery_s=180, knob="heat",
         observable="58 to 85 degC within 45 s; then clock and power fall and the step time grows.",
     ),
@@ -216,7 +216,7 @@ _ALL = (
         f"A signal shows its last {REPLAY_S:g} s again and again: a frozen buffer, or an attack.",
         _LIVELY,
         magnitude=1.0, unit="1", magnitude_max=1, seen_within_s=60, duration_s=600,
-        observable="Each value is plausible; it contradicts the others (wheel speeds, motor speed, pressure).",
+        observable="Plausible, but contradicts the others (wheel speeds, motor); unseen while all is steady.",
     ),
     NoiseFault(
         "noise",
@@ -243,10 +243,10 @@ _ALL = (
             GPU: (_GPU_LOAD,),
             PUMP: ((
                 "Pump.Motor.Speed", "Pump.Flow", "Pump.Pressure.Discharge", "Pump.Motor.Current",
-                "Pump.Pressure.Suction", *_PUMP_VIBRATION, "Pump.Bearing.Temperature", "Pump.Motor.Temperature",
+                *_PUMP_VIBRATION,
             ),),
         },
-        magnitude=1.0, unit="1 (1 = 0.5 V, 12 % of the clock, 4 % of the speed)", magnitude_max=3,
+        magnitude=1.0, unit="1 (1 = 0.5 V, 12 % of the clock, 3 % of the speed)", magnitude_max=3,
         seen_within_s=30, recovery_s=180, knob="firmware", fleet_wide=True,
         observable="The same small change on a fifth of the fleet in the same second.",
     ),
@@ -321,3 +321,20 @@ def parse_inject(text: str) -> FaultSpec:
         magnitude,
         None if match["duration"] is None else _seconds(match["duration"], "duration", text),
     )
+
+
+def fault_table() -> str:
+    """The kinds as a Markdown table: `docs/simulation.md` holds exactly this."""
+    head = (
+        "| kind | classes | usual size | ramp, lasts | first signal | seen within | what happens; what to look at |"
+    )
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for kind in KINDS.values():
+        lasts = "to the end" if kind.duration_s is None else f"{kind.duration_s:g} s"
+        first = {variants[0][0] if variants[0] else "time stamps" for variants in kind.variants.values()}
+        lines.append(
+            f"| `{kind.name}` | {', '.join(sorted(kind.variants))} | {kind.magnitude:g} {kind.unit} "
+            f"| {kind.ramp_s:g} s, {lasts} | {', '.join(sorted(f'`{name}`' for name in first))} "
+            f"| {kind.seen_within_s:g} s | {kind.doc} {kind.observable} |"
+        )
+    return "\n".join(lines)

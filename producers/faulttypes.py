@@ -94,8 +94,8 @@ class SensorFault(FaultKind):
 class SensorContext:
     """What a sensor fault may look at.
 
-    step0 : number of the frame's first step since onset. seed : the fault's own. sigma, spread : float32
-    (signals), the sensors' noise. held, past : see `SensorFault`.
+    step0 : number of the frame's first step since onset, negative before it. seed : the fault's own.
+    sigma : float32 (signals), the sensors' noise. held, past : see `SensorFault`.
     """
 
     step0: int

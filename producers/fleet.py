@@ -28,6 +28,8 @@ SECOND_US = 1_000_000
 #: Frames that a device stores while it is away; then the oldest are lost.
 STORED_MAX = 2048
 COUNT_MAX = 10_000_000
+#: A connection that would last longer lasts this long: its end fits an int64 of microseconds.
+WAIT_MAX_S = 1e9
 #: The share of each firmware in the fleet, oldest first.
 FIRMWARE_SHARES = (0.3, 0.5, 0.2)
 
@@ -60,7 +62,7 @@ class Connectivity:
             return
         self.event[devices] += 1
         wait_s, gap_s = (-np.log1p(-uniform(self.seed, devices, self.event[devices], s)) for s in (910, 911))
-        wait_s *= 3600.0 / self.rate_per_hour
+        wait_s = np.minimum(wait_s * (3600.0 / self.rate_per_hour), WAIT_MAX_S)
         gap_s *= self.mean_s
         self.begin_us[devices] = self.end_us[devices] + (wait_s * SECOND_US).astype(np.int64)
         self.end_us[devices] = self.begin_us[devices] + (gap_s * SECOND_US).astype(np.int64)

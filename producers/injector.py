@@ -226,7 +226,7 @@ class Injector:
             fault.held = rows[active[0]].copy()
         step0 = -((fault.onset_us - ts_us) // self.period_us)
         context = SensorContext(
-            step0=max(step0, 0),
+            step0=step0,
             seed=self.model.seed + 1009 * (fault.number + 1) + fault.device,
             sigma=self.sigma[fault.columns],
             held=fault.held,

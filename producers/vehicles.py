@@ -88,13 +88,14 @@ class ElectricModel(CarModel):
 
     def __init__(self, catalog: Catalog, n: int, seed: int) -> None:
         super().__init__(catalog, n, seed)
-        warm = self.ambient + 0.35 * self.drive.speed
-        self.motor_temp, self.inverter_temp, self.coolant_temp = warm + 18.0, warm + 9.0, warm + 5.0
+        self.coolant_temp = self.ambient + 3.0
+        self.inverter_temp = self.coolant_temp + 1.5 + 0.1 * self.drive.speed
+        self.motor_temp = self.coolant_temp + 2.0 + 0.22 * self.drive.speed
         self.battery_temp = between(self.draw(0, 110), 22.0, 30.0)
         self.battery_coolant = self.battery_temp - 1.5
         self.tank = CoolantTank(between(self.draw(0, 111), 84.0, 92.0))
         self.soc = between(self.draw(0, 112), 35.0, 92.0)
-        self.resistance = between(self.draw(0, 113), 0.07, 0.09)
+        self.resistance = between(self.draw(0, 113), 0.085, 0.105)
         self.cell_spread = between(self.draw(0, 114), 0.004, 0.012)
         self.auxiliary_w = between(self.draw(0, 115), 500.0, 1500.0)
         self.cell_drift = np.zeros(n)
@@ -163,11 +164,12 @@ class ElectricModel(CarModel):
         self.coolant_temp += dt_s / 24e3 * (motor_out + inverter_out - radiator)
         cells_in = self.resistance * self.current**2
         cells_out = 160.0 * flow * (self.battery_temp - self.battery_coolant)
-        chiller = 260.0 * flow * (self.battery_coolant - 24.0)
-        stagnant = (1 - flow) * 25.0 * (self.coolant_temp + 10.0 - self.battery_coolant)
-        self.battery_temp += dt_s / 300e3 * (cells_in - cells_out)
+        excess = np.maximum(self.battery_coolant - 24.0, 0.0) + np.minimum(self.battery_coolant - 18.0, 0.0)
+        chiller = 260.0 * flow * excess
+        stagnant = (1 - flow) * 25.0 * np.maximum(self.coolant_temp + 10.0 - self.battery_coolant, 0.0)
+        self.battery_temp += dt_s / 180e3 * (cells_in - cells_out)
         soaked = (1 - flow) * 400.0 * np.maximum(self.coolant_temp - self.battery_temp, 0)
-        self.battery_temp += dt_s / 300e3 * soaked
+        self.battery_temp += dt_s / 180e3 * soaked
         self.battery_coolant += dt_s / 14e3 * (cells_out - chiller + stagnant)
         self.cell_heat += follow(dt_s, 60.0) * (16.0 * self.cell_drift - self.cell_heat)
 
@@ -290,7 +292,7 @@ class CombustionModel(CarModel):
         self.trim_noise += np.sqrt(2 * follow(dt_s, 3.0)) * 0.8 * noise - follow(dt_s, 3.0) * self.trim_noise
         missing = 100.0 * leak / (1 - leak) + self.trim_base - self.long_trim
         self.short_trim += follow(dt_s, 2.0) * (missing - self.short_trim)
-        self.long_trim += follow(dt_s, 45.0) * self.short_trim
+        self.long_trim += follow(dt_s, 45.0) * (self.short_trim + 0.4 * self.trim_noise)
         self.fuel_lph = self.air / 14.7 * 3600.0 / 745.0
         self.fuel -= self.fuel_lph * dt_s / 36.0 / self.TANK_L
         low = np.where(self.filling, 90.0, 20.0)  # filled from below 20 % to 90 %
