@@ -12,6 +12,7 @@ import numpy as np
 
 from detectors.ewma import EwmaZ
 from detectors.protocol import Block, Detector, Scores
+from detectors.river_bank import RiverBank
 from detectors.robust import RobustMultiscale
 
 #: Each is called with the columns, then its parameters by keyword, and its spec's `params` are again
@@ -19,6 +20,7 @@ from detectors.robust import RobustMultiscale
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "ewma": EwmaZ,
     "robust": RobustMultiscale,
+    "river": RiverBank,
 }
 
 
