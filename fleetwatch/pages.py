@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from rich.console import Console
 
 from telemetry import log, settings
 from telemetry.settings import Settings
+
+_PIPE_COLUMNS = 160
 
 
 def load_settings(ctx: click.Context) -> Settings:
@@ -39,3 +42,9 @@ def quiet_end() -> Iterator[None]:
     except BrokenPipeError:
         # what is still in Python's buffer must go nowhere, or the interpreter complains on its way out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def page_console() -> Console:
+    """Writes to stdout; as wide as the terminal, or 160 columns where there is none."""
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else _PIPE_COLUMNS, highlight=False)

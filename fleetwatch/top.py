@@ -12,14 +12,12 @@ from rich.live import Live
 from fleetwatch.alert_feed import AlertFeed, OpenAlerts
 from fleetwatch.alerts_cli import Since
 from fleetwatch.cluster_probe import ClusterPage, ClusterProbe
-from fleetwatch.pages import load_settings, quiet_end
+from fleetwatch.pages import load_settings, page_console, quiet_end
 from fleetwatch.scrape import WorkerPage
 from fleetwatch.top_page import TopPage, render
 from telemetry.clients import require_broker
 from telemetry.errors import BrokerUnavailableError, TopicError
 from telemetry.settings import Settings
-
-_PIPE_COLUMNS = 120
 
 
 class Watch:
@@ -91,7 +89,7 @@ def top(ctx: click.Context, once: bool, interval: float, metrics: tuple[str, ...
     tree = load_settings(ctx)
     require_broker(tree)
     watch = Watch(tree, metrics, since)
-    console = Console(width=None if _is_wide() else _PIPE_COLUMNS, highlight=False)
+    console = page_console()
     with quiet_end():
         try:
             watch.page(0.0)
@@ -101,11 +99,6 @@ def top(ctx: click.Context, once: bool, interval: float, metrics: tuple[str, ...
                 _live(console, watch, interval)
         finally:
             watch.close()
-
-
-def _is_wide() -> bool:
-    """Rich knows a terminal's width; a pipe has none, and 80 columns cut too much."""
-    return Console().is_terminal
 
 
 def _once(console: Console, watch: Watch, interval_s: float) -> None:
