@@ -19,8 +19,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from fleetwatch.kafka import config, jvm, network, process
 from fleetwatch.kafka.config import HOST, Ports
@@ -28,6 +26,7 @@ from fleetwatch.kafka.jvm import KafkaStartError
 from fleetwatch.kafka.manifest import KAFKA_VERSION
 from fleetwatch.kafka.paths import locked
 from fleetwatch.kafka.progress import Progress, Step, silent
+from fleetwatch.kafka.readiness import Probe
 from telemetry.errors import SettingsError
 
 DEFAULT_PORT = 9092
@@ -239,18 +238,14 @@ class EmbeddedKafka:
         while not all(network.answers(each.client) for each in spec.ports):
             self._check_alive(indices, deadline_s, "its port does not answer")
             time.sleep(0.05)
-        # librdkafka would print to stderr what is told here in words
-        admin = AdminClient({"bootstrap.servers": spec.bootstrap, "log_level": 0, "error_cb": lambda _: None})
+        probe = Probe(spec.bootstrap)
         while True:
-            try:
-                found = len(admin.list_topics(timeout=2.0).brokers)
-                reason = f"only {found} of {len(spec.ports)} brokers registered"
-            except KafkaException as exc:
-                found, reason = 0, exc.args[0].str()
-            if found == len(spec.ports):
-                return
+            registered, reason = probe.registered()
+            if registered == len(spec.ports):
+                break
             self._check_alive(indices, deadline_s, reason)
             time.sleep(0.05)
+        probe.create_internal_topics(len(spec.ports))
 
     def _check_alive(self, indices: Sequence[int], deadline_s: float, reason: str) -> None:
         for index in indices:

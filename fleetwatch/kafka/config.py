@@ -15,6 +15,8 @@ HOST = "127.0.0.1"
 #: A broker cannot be told to use more than one of these counts: one, or enough for a quorum that survives a loss.
 BROKER_COUNTS = (1, 3)
 MEBIBYTE = 1 << 20
+#: Of the offsets and transactions topics: few clients use this cluster.
+INTERNAL_PARTITIONS = 4
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ def properties(index: int, ports: tuple[Ports, ...], data: Path) -> dict[str, st
         "log.retention.bytes": str(2048 * MEBIBYTE),
         "log.segment.bytes": str(256 * MEBIBYTE),
         "offsets.topic.replication.factor": replicas,
-        "offsets.topic.num.partitions": "4",
+        "offsets.topic.num.partitions": str(INTERNAL_PARTITIONS),
         "transaction.state.log.replication.factor": replicas,
         "transaction.state.log.min.isr": in_sync,
-        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.num.partitions": str(INTERNAL_PARTITIONS),
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": "1",
@@ -100,6 +102,20 @@ def properties(index: int, ports: tuple[Ports, ...], data: Path) -> dict[str, st
             "replica.lag.time.max.ms": "10000",
         }
     return settings
+
+
+def internal_topics(brokers: int) -> dict[str, dict[str, str]]:
+    """Topic settings of the offsets and transactions topics, as the broker itself would make them."""
+    segment = {"cleanup.policy": "compact", "segment.bytes": str(100 * MEBIBYTE)}
+    return {
+        "__consumer_offsets": {**segment, "compression.type": "producer"},
+        "__transaction_state": {
+            **segment,
+            "compression.type": "uncompressed",
+            "unclean.leader.election.enable": "false",
+            "min.insync.replicas": str(2 if brokers >= 3 else 1),
+        },
+    }
 
 
 def render(settings: Mapping[str, str]) -> str:

@@ -117,8 +117,8 @@ def _train(runtime: Runtime, archive: Path, progress: Progress) -> None:
     """Run a throwaway broker once and keep the classes that it loaded. Without an archive all works, slower."""
     progress(Step("making a class archive, for fast starts (once)"))
     started_s = time.monotonic()
-    for old in archive.parent.glob(f"kafka-{KAFKA_VERSION}-jdk-*.aot*"):
-        old.unlink()
+    for old in archive.parent.glob(f"{archive.stem.rpartition('-')[0]}-*.aot*"):
+        old.unlink()  # of the same JVM and version, made for jars that have been replaced
     part = archive.with_suffix(".aot.part")
     with tempfile.TemporaryDirectory(prefix="fleetwatch-kafka-") as name:
         folder = Path(name)
