@@ -11,9 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
+from fleetwatch.kafka import config
 from fleetwatch.kafka.cluster import EmbeddedKafka
 from fleetwatch.kafka.jvm import KafkaStartError
 from fleetwatch.kafka.network import answers
@@ -53,26 +54,45 @@ def _produce(bootstrap, topic, values):
     assert failed == []
 
 
-def _read(bootstrap, topic, count, timeout_s=30):
+def _read(bootstrap, topic, timeout_s=30):
+    """Every committed value of the topic, sorted, read up to the ends that the partitions have now."""
     consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": f"g-{topic}",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "session.timeout.ms": 1000,
-            "log_level": 0,
-        }
+        {"bootstrap.servers": bootstrap, "group.id": "reader", "enable.partition.eof": True, "log_level": 0}
     )
-    consumer.subscribe([topic])
-    values = []
+    partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    values, ended = [], set()
     deadline_s = time.monotonic() + timeout_s
-    while len(values) < count and time.monotonic() < deadline_s:
+    while len(ended) < len(partitions) and time.monotonic() < deadline_s:
         for message in consumer.consume(500, 0.2):
-            assert message.error() is None
-            values.append(message.value())
+            if message.error() is None:
+                values.append(message.value())
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+            else:
+                raise KafkaException(message.error())
     consumer.close()
+    assert len(ended) == len(partitions), "not read to the end in time"
     return sorted(values)
+
+
+def test_the_first_group_and_the_first_transaction_need_not_wait_for_internal_topics(cluster, topic_prefix):
+    bootstrap = cluster.start()
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    resources = [ConfigResource("topic", name) for name in ("__consumer_offsets", "__transaction_state")]
+    for resource, future in admin.describe_configs(resources).items():
+        settings = future.result(20)
+        assert settings["cleanup.policy"].value == "compact", resource
+    topics = admin.list_topics(timeout=10).topics
+    assert [len(topics[each.name].partitions) for each in resources] == [config.INTERNAL_PARTITIONS] * 2
+    _create(bootstrap, topic_prefix, num_partitions=1)
+    _produce(bootstrap, topic_prefix, [b"a"])
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "g", "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic_prefix])
+    message = consumer.poll(20)
+    consumer.close()
+    assert message is not None
+    assert message.value() == b"a"
 
 
 def test_data_and_address_outlive_a_restart(cluster, topic_prefix):
@@ -80,14 +100,14 @@ def test_data_and_address_outlive_a_restart(cluster, topic_prefix):
     bootstrap = cluster.start()
     _create(bootstrap, topic_prefix, num_partitions=3)
     _produce(bootstrap, topic_prefix, values)
-    assert _read(bootstrap, topic_prefix, len(values)) == values
+    assert _read(bootstrap, topic_prefix) == values
 
     assert cluster.stop() is True
     assert not answers(int(bootstrap.rpartition(":")[2]))
     assert not cluster.status().running
 
     assert EmbeddedKafka(cluster.directory).start() == bootstrap
-    assert _read(bootstrap, topic_prefix, len(values)) == values
+    assert _read(bootstrap, topic_prefix) == values
 
 
 def test_a_transaction_commits(cluster, topic_prefix):
@@ -101,7 +121,7 @@ def test_a_transaction_commits(cluster, topic_prefix):
             producer.produce(topic_prefix, value)
         producer.flush(10)
         finish(20)
-    assert _read(bootstrap, topic_prefix, 1) == [b"yes"]
+    assert _read(bootstrap, topic_prefix) == [b"yes"]
 
 
 def test_anyone_finds_and_stops_it_through_the_directory(cluster):
@@ -186,7 +206,7 @@ def test_the_command_starts_tells_and_stops(tmp_path):
         assert told["state"] == "running"
         assert told["bootstrap"] == bootstrap
         assert bootstrap in run("status").stdout
-        assert "Kafka Server started" in run("logs").stdout
+        assert "Kafka Server started" in run("logs", "--lines", "100000").stdout
         os.kill(told["brokers"][0]["pid"], signal.SIGKILL)
         assert "not running" in run("status", code=3).stdout
         assert run("start").stdout.strip() == bootstrap
@@ -212,4 +232,4 @@ def test_three_brokers_lose_one_and_take_it_back(three, topic_prefix):
 
     three.restart_broker(1)
     assert three.status().running
-    assert _read(bootstrap, topic_prefix, 20) == [b"before"] * 10 + [b"while"] * 10
+    assert _read(bootstrap, topic_prefix) == [b"before"] * 10 + [b"while"] * 10

@@ -146,3 +146,30 @@ def test_stop_of_nothing_is_no_error_and_makes_no_folder(tmp_path):
     result = CliRunner().invoke(kafka, ["stop", "--dir", str(tmp_path / "k")])
     assert result.exit_code == 0
     assert not (tmp_path / "k").exists()
+
+
+def test_following_a_log_goes_on_into_the_file_of_the_next_start(tmp_path):
+    log = EmbeddedKafka(tmp_path).log_path(0)
+    log.parent.mkdir()
+    log.write_text("old\nlast\n", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "fleetwatch",
+        "kafka",
+        "logs",
+        "--follow",
+        "--lines",
+        "1",
+        "--dir",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout.readline() == "last\n"
+        with log.open("a", encoding="utf-8") as file:
+            file.write("appended\n")
+        assert reader.stdout.readline() == "appended\n"
+        log.replace(log.with_name("broker.log.1"))
+        log.write_text("new start\n", encoding="utf-8")
+        assert reader.stdout.readline() == "new start\n"
+        reader.terminate()
