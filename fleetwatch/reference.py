@@ -51,7 +51,7 @@ def configuration() -> str:
             "Later sources win: defaults, a YAML file (`--config FILE`, or the variable `FLEETWATCH_CONFIG`), and",
             "environment variables `FLEETWATCH_<SECTION>__<KEY>`. A list or a mapping in a variable is JSON. An",
             "unknown key is refused in either; all problems are reported at once. `fleetwatch settings` shows the",
-            "values in force and where each is from; `fleetwatch settings --format yaml` writes a file to start from.",
+            "values in force and where each is from; with `--format yaml` it writes a file to start from.",
         ]
     ]
     for section, field in Settings.model_fields.items():
@@ -89,11 +89,11 @@ def topics_page() -> str:
     return _page(
         "Topics",
         [
-            "Names and figures are those of the default settings: the setting `topics.prefix` is the part before the",
-            "last dot, `topics.partitions` the number of partitions of the inputs and of every topic that is",
+            "Names and figures are those of the default settings: `topics.prefix` is the part before the last dot,",
+            "`topics.partitions` the number of partitions of the inputs and of every topic that is",
             f"co-partitioned with them: all but {', '.join(alone)}. Every producer must use the partitioner",
-            "`murmur2_random` (Java's default; librdkafka's own default is another). `fleetwatch topics create` makes",
-            "what is missing, `fleetwatch topics list` shows what there is and where it differs.",
+            "`murmur2_random` (Java's default; librdkafka's own default is another). `fleetwatch topics create`",
+            "makes what is missing, `fleetwatch topics list` shows what there is and where it differs.",
         ],
         _table(("topic", "holds", "key", "value", "partitions", "configuration"), body),
     )

@@ -99,6 +99,8 @@ class WorkerPage:
         """The figures now; rates since the scrapes of the last ten seconds, or since the start for the first."""
         try:
             page = self._fetch()
+        except urllib.error.HTTPError as exc:
+            return WorkerFigures(self.url, problem=f"{exc.code} {exc.reason}")
         except urllib.error.URLError as exc:
             return WorkerFigures(self.url, problem=str(exc.reason))
         except (OSError, ValueError, http.client.HTTPException) as exc:
