@@ -178,6 +178,10 @@ class Progress:
             self._open = False
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def settle(status: Status, frames: KafkaSink, side: KafkaSink | None, timeout_s: float) -> None:
     """Flush, compare, and print the last line.
 
@@ -193,8 +197,9 @@ def settle(status: Status, frames: KafkaSink, side: KafkaSink | None, timeout_s:
             except DeliveryError as exc:
                 problems.append(f"{name}: {exc}")
     click.echo(
-        f"sent {status.frames:,} frames ({status.samples:,} samples), acknowledged {frames.acknowledged:,}"
-        + (f", {status.bad_rows:,} bad rows" if status.bad_rows else "")
+        f"sent {_many(status.frames, 'frame')} ({_many(status.samples, 'sample')}), "
+        f"acknowledged {frames.acknowledged:,}"
+        + (f", {_many(status.bad_rows, 'bad row')}" if status.bad_rows else "")
     )
     if problems:
         raise DeliveryError("not everything was delivered: " + "; ".join(problems))

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -272,7 +273,10 @@ def _npz_columns(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
             name, index = split_index(column)
             if name not in file.files:
                 continue
-            data = file[name]
+            try:
+                data = file[name]
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+                raise RecordingError(f"{path}: array {name} cannot be read: {exc}") from exc
             if index is not None:
                 if data.ndim != 2 or index >= data.shape[1]:
                     raise RecordingError(f"{path}: {column}: the array has shape {data.shape}")
