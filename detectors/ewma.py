@@ -19,7 +19,9 @@ from detectors.surprise import CAP, NORMAL_TABLE, tail_of_z2
 
 # A slot's row, in words of 8 bytes: [0] two int32, the first of them the number of warm columns;
 # [1 .. d] means; [1+d .. 2d] variances; then d int32, the samples a column has had, counted up to warm_rows.
-_VAR_FLOOR = 1e-290  # a variance that has once been positive stays above the denormals, which cost 100 cycles each
+# Denormal numbers cost a hundred cycles each: a variance that has once been positive stays above this, and a mean
+# that has come closer to 0 is 0.
+_FLOOR = 1e-290
 _NO_OPINION = -1
 
 
@@ -47,8 +49,9 @@ def _learn_cold(
         else:
             inc = alpha * e
             var = keep * (state[slot, 1 + d + s] + e * inc)
-            state[slot, 1 + s] += inc
-            state[slot, 1 + d + s] = _VAR_FLOOR if 0.0 < var < _VAR_FLOOR else var
+            mean = state[slot, 1 + s] + inc
+            state[slot, 1 + s] = mean if abs(mean) > _FLOOR else 0.0
+            state[slot, 1 + d + s] = _FLOOR if 0.0 < var < _FLOOR else var
         if seen < warm:
             counts[slot, at] = seen + 1
             if seen + 1 == warm:
@@ -159,7 +162,9 @@ def _update(
                 score = np.nextafter(score, np.float32(np.inf))
             surprise[i] = score
             if score >= explain_from:
-                _explain(state, counts, slot, values[i], d, warm, prm[3], table, column[i], expected[i], share[i])
+                _explain(
+                    state, counts, slot, values[i], d, warm, explain_from, table, column[i], expected[i], share[i]
+                )
         if is_warm:
             for s in range(d):
                 mean = state[slot, 1 + s]
@@ -167,9 +172,11 @@ def _update(
                 e = np.float64(values[i, s]) - mean
                 inc = alpha * e
                 new = keep * (var + e * inc)
-                new = _VAR_FLOOR if (new > 0.0) & (new < _VAR_FLOOR) else new
+                new = _FLOOR if (new > 0.0) & (new < _FLOOR) else new
+                moved = mean + inc
+                moved = moved if abs(moved) > _FLOOR else 0.0
                 known = abs(e) < np.inf
-                state[slot, 1 + s] = mean + inc if known else mean
+                state[slot, 1 + s] = moved if known else mean
                 state[slot, 1 + d + s] = new if known else var
         else:
             _learn_cold(state, counts, slot, values[i], d, alpha, keep, warm)
@@ -201,7 +208,8 @@ class EwmaZ:
     Notes
     -----
     NaN and infinite values are missing: that column neither scores nor learns. A column whose variance is
-    exactly zero (constant since its first value) has no opinion. A positive variance is kept above 1e-290.
+    exactly zero (constant since its first value) has no opinion. A positive variance is kept above 1e-290, a mean
+    below that is 0 (denormal numbers are slow).
     State: 8 + 20*d bytes a slot, rounded up to 8.
     """
 

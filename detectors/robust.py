@@ -29,10 +29,12 @@ class RobustMultiscale:
         repeat r times as long as the longest weighs up to r - 1; the more changes were seen, the more.
 
     Locations move by at most `clip` residuals' worth of a value (Huber's psi), so that a fault is not learnt
-    at once. The law of the point and the level statistic is not assumed but learnt: the value that a share
-    `tail` of them exceeds is tracked by small steps, the mean excess above it too, and beyond it a
-    generalised Pareto tail of the fixed, heavy shape `shape` gives the surprise. On clean data, whatever its
-    distribution, high surprises therefore stay rare; how rare, the calibration of the alert budget decides.
+    at once. Sizes and tails are learnt from rows that change the column's value only, so that a parked vehicle
+    does not forget how its signals move. The law of the point and the level statistic is not assumed but
+    learnt: the value that a share `tail` of them exceeds is tracked by small steps, the mean excess above it
+    too, and beyond it a generalised Pareto tail of the fixed, heavy shape `shape` gives the surprise. On clean
+    data, whatever its distribution, high surprises therefore stay rare; how rare, the calibration of the alert
+    budget decides.
 
     It works where a signal has a level and a noise of its own, also with jumps, flags, heavy tails and several
     regimes. It does not see a fault that keeps each signal within its own habits (compare the signals with
@@ -52,8 +54,9 @@ class RobustMultiscale:
 
     Notes
     -----
-    NaN, infinite values and those beyond 1e37 are missing. A column has no opinion
-    until its value has changed once. State: 704 bytes a slot and eight columns or part of eight.
+    NaN, infinite values and those beyond 1e37 are missing. A column has no opinion until its value has changed
+    ten times: the first flip of a flag is a matter for a rule. State: 704 bytes a slot and eight columns or part
+    of eight.
 
     References
     ----------

@@ -31,9 +31,9 @@ P_GAIN_FAST, P_GAIN_MID, P_GAIN_SLOW, P_WARM, P_LEVEL, P_CLIP, P_TAIL, P_SHAPE, 
 )
 PARAMETERS = 11
 # Scratch of one row: the values; residuals on each scale, and how far the middle location is from the slow one;
-# the two statistics, their larger excess, evidence of being stuck.
-X_VALUE, X_OFF, X_APART, X_POINT, X_LEVEL, X_EXCESS, X_STUCK = 0, 1, 4, 5, 6, 7, 8
-SCRATCH = 9
+# the two statistics, their larger excess, evidence of being stuck; 1 where the value changed.
+X_VALUE, X_OFF, X_APART, X_POINT, X_LEVEL, X_EXCESS, X_STUCK, X_CHANGED = 0, 1, 4, 5, 6, 7, 8, 9
+SCRATCH = 10
 
 F = np.float32
 ZERO, HALF, ONE, NO_OPINION = F(0.0), F(0.5), F(1.0), F(-2.0)
@@ -42,10 +42,12 @@ STEP_POINT, STEP_LEVEL = F(0.01), F(0.0002)  # how fast the start of a tail is t
 STEP_B_POINT, STEP_B_LEVEL = F(0.05), F(0.0002)  # how fast its mean excess is
 CALM = F(4.0)  # excess from which learning a tail slows down
 LEVEL_SLOWER = F(0.125)  # how far apart the locations usually are is learnt slower than the slow one itself
+MIN_CHANGES = F(10.0)  # of a value, before it has an opinion
 MIN_RUN = F(10.0)  # repeats that are never strange
 STUCK_CAP = 30.0
 HUGE = F(1e37)  # a larger value is missing
 FAR, TINY = F(1e30), F(1e-30)
+TINY_SHARE = F(1e-5)  # so that rounding cannot leave a surprising row without its column
 MOST = F(16_000_000.0)  # counts stop here: float32 counts no further
 CAP = 300.0
 LN10 = float(np.log(10.0))
@@ -101,7 +103,7 @@ def _score(
         x[X_APART * LANES + s] = where[LANES + s] - where[2 * LANES + s]
     for s in range(lanes):
         v = x[X_VALUE * LANES + s]
-        grain = g[GRAIN * LANES + s]
+        changes = g[CHANGES * LANES + s]
         seen = g[SEEN * LANES + s]
         s0 = g[S_FAST * LANES + s]
         s1 = g[S_MID * LANES + s]
@@ -131,13 +133,15 @@ def _score(
         drift = above if above > ZERO else below
         drift = drift if seen >= level_from else below
         e = e if (e > drift) | (seen < level_from) else drift
-        known = (abs(v) <= HUGE) & (grain > ZERO) & (seen >= warm)
+        there = abs(v) <= HUGE
+        known = there & (changes >= MIN_CHANGES) & (seen >= warm)
         ratio = (g[RUN * LANES + s] + step) / (longest if longest > MIN_RUN else MIN_RUN) - ONE
         held = known & (v == last) & (last > low) & (last < high) & (ratio > ZERO)
         x[X_POINT * LANES + s] = point
         x[X_LEVEL * LANES + s] = level
         x[X_EXCESS * LANES + s] = e if known else NO_OPINION
         x[X_STUCK * LANES + s] = ratio if held else ZERO
+        x[X_CHANGED * LANES + s] = ONE if (there & (v != last) & (seen > ZERO)) else ZERO
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -155,7 +159,7 @@ def _learn_repeats(g: NDArray[np.float32], x: NDArray[np.float32], step: np.floa
         first = g[SEEN * LANES + s] == ZERO
         ok = abs(v) <= HUGE
         starts = first & ok
-        changed = (v != last) & ok & (not first)
+        changed = x[X_CHANGED * LANES + s] > ZERO
         change = HALF * abs(v - last)
         change = change if change > TINY else TINY
         finer = changed & ((grain == ZERO) | (change < grain))
@@ -175,7 +179,7 @@ def _learn_repeats(g: NDArray[np.float32], x: NDArray[np.float32], step: np.floa
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _learn_sizes(g: NDArray[np.float32], x: NDArray[np.float32], prm: NDArray[np.float32], lanes: int) -> None:
-    """The mean absolute residuals; leaves in the scratch by how much each location moves."""
+    """The mean absolute residuals, of rows that changed the value; leaves in the scratch each location's move."""
     warm = prm[P_WARM]
     clip = prm[P_CLIP]
     white = prm[P_WHITE]
@@ -188,31 +192,32 @@ def _learn_sizes(g: NDArray[np.float32], x: NDArray[np.float32], prm: NDArray[np
             grain = g[GRAIN * LANES + s]
             size = g[(S_FAST + k) * LANES + s]
             off = x[(X_OFF + k) * LANES + s]
-            gain = ONE / (seen + ONE)
-            gain = gain if gain > least_gain else least_gain
-            bound = (size if size > grain else grain) * (FAR if seen < warm else clip)
+            changes = g[CHANGES * LANES + s]
+            early = (seen < warm) | (changes < warm)
+            bound = (size if size > grain else grain) * (FAR if early else clip)
             off = off if off > -bound else -bound
             off = off if off < bound else bound
+            gain = ONE / (seen + ONE)
+            gain = gain if gain > least_gain else least_gain
+            ok = abs(x[X_VALUE * LANES + s]) <= HUGE
+            x[(X_OFF + k) * LANES + s] = gain * off if ok else ZERO
+            gain = ONE / changes
+            gain = gain if gain > least_gain else least_gain
             grown = size + gain * (abs(off) - size)
             grown = grown if grown > grain else grain
-            first = seen == ZERO
-            ok = abs(x[X_VALUE * LANES + s]) <= HUGE
-            grown = ZERO if first else grown
-            x[(X_OFF + k) * LANES + s] = gain * off if ok else ZERO
-            g[(S_FAST + k) * LANES + s] = grown if ok else size
+            g[(S_FAST + k) * LANES + s] = grown if x[X_CHANGED * LANES + s] > ZERO else size
     for s in range(lanes):
         seen = g[SEEN * LANES + s]
         size = g[S_LEVEL * LANES + s]
         least = white * g[S_SLOW * LANES + s]
         apart = abs(x[X_APART * LANES + s])
-        gain = ONE / (seen + ONE)
+        gain = ONE / g[CHANGES * LANES + s]
         gain = gain if gain > slowest else slowest
         bound = (size if size > least else least) * (FAR if seen < level_from else clip)
         apart = apart if apart < bound else bound
         grown = size + gain * (apart - size)
         grown = grown if grown > least else least
-        ok = abs(x[X_VALUE * LANES + s]) <= HUGE
-        g[S_LEVEL * LANES + s] = grown if ok else size
+        g[S_LEVEL * LANES + s] = grown if x[X_CHANGED * LANES + s] > ZERO else size
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -255,7 +260,7 @@ def _learn_tail(
     up = step_q * (ONE - tail)
     down = step_q * tail
     for s in range(lanes):
-        known = x[X_EXCESS * LANES + s] > NO_OPINION
+        known = (x[X_EXCESS * LANES + s] > NO_OPINION) & (x[X_CHANGED * LANES + s] > ZERO)
         m = x[(X_POINT + k) * LANES + s]
         q = g[(Q_POINT + 2 * k) * LANES + s]
         e = g[(B_POINT + 2 * k) * LANES + s]
@@ -315,6 +320,7 @@ def _explain(
 ) -> None:
     """Name the columns whose own surprise reaches explain_from, the most surprised first, at most TOP."""
     kinds = np.log10(3.0)
+    least = prm[P_EXPLAIN] - TINY_SHARE
     found = 0
     for s in range(len(scratch) * LANES):
         c = s // LANES
@@ -323,7 +329,7 @@ def _explain(
             continue
         g = f[slot, c]
         own = np.float32(max(0.0, _own(g, x, s % LANES, prm) - kinds))
-        if own < prm[P_EXPLAIN]:
+        if own < least:
             continue
         at = found
         while at > 0 and share[at - 1] < own:

@@ -37,7 +37,7 @@ def _build() -> NDArray[np.float64]:
     for i in range(_BINS + 1):
         octave, part = divmod(i, 1 << _BIN_BITS)
         z2 = math.ldexp(1.0 + part / (1 << _BIN_BITS), octave + _LOWEST)
-        table[i] = min(CAP, -log10_erfc(math.sqrt(0.5 * z2)))
+        table[i] = -log10_erfc(math.sqrt(0.5 * z2))  # past CAP too, so that the last bin below it is straight
     table.setflags(write=False)
     return table
 
@@ -58,7 +58,7 @@ def tail_of_z2(z2: float, table: NDArray[np.float64]) -> float:
         return CAP
     low = table[k]
     high = table[k + 1]
-    return min(high, low + (high - low) * ((bits & _FRACTION) * (1.0 / (1 << _SHIFT))))
+    return min(CAP, high, low + (high - low) * ((bits & _FRACTION) * (1.0 / (1 << _SHIFT))))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
