@@ -66,7 +66,7 @@ def kafka() -> None:
 )
 @_dir_option
 def start(brokers: str | None, port: int | None, heap_mb: int | None, directory: Path | None) -> None:
-    """Start the brokers and return when they answer; prints the bootstrap address.
+    """Start the brokers; prints their address when they answer.
 
     Starting what already runs does nothing and succeeds.
 

@@ -233,3 +233,18 @@ def test_three_brokers_lose_one_and_take_it_back(three, topic_prefix):
     three.restart_broker(1)
     assert three.status().running
     assert _read(bootstrap, topic_prefix) == [b"before"] * 10 + [b"while"] * 10
+
+
+def test_an_interrupted_start_leaves_no_broker(cluster):
+    cluster.start()
+    cluster.stop()
+    command = [*FLEETWATCH, "kafka", "start", "--dir", str(cluster.directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+        while "starting Kafka" not in starting.stderr.readline():
+            assert starting.poll() is None
+        while cluster.process(0) is None:
+            time.sleep(0.002)
+        starting.send_signal(signal.SIGINT)
+        said = starting.communicate(timeout=20)
+    assert starting.returncode == 130, said
+    assert cluster.status().brokers[0].pid is None
