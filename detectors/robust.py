@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from detectors.blocks import check_block, check_states, clear, grown, readonly
 from detectors.protocol import Block, DetectorSpec, Scores
-from detectors.robust_kernel import CAP, LANES, PARAMETERS, SCRATCH, WORDS, update_rows
+from detectors.robust_kernel import LANES, SCRATCH, WORDS, update_rows
+from detectors.surprise import CAP
 
 
 class RobustMultiscale:
@@ -129,7 +130,6 @@ class RobustMultiscale:
             ],
             np.float32,
         )
-        assert len(self._prm) == PARAMETERS
         groups = -(-d // LANES)
         self._scratch = np.full((groups, SCRATCH * LANES), np.nan, np.float32)
         self._rows: NDArray[np.float64] = np.zeros((0, groups, WORDS))

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from detectors.protocol import TOP
+from detectors.surprise import tail_of_excess
 
 LANES = 8  # columns of a group
 SCALES = 3
@@ -26,10 +27,8 @@ LAST, LOW, HIGH, GRAIN, RUN, LONGEST, CHANGES, SEEN = range(14, 22)
 FIELDS = 16
 WORDS = (SCALES + FIELDS // 2) * LANES  # float64 words of a group
 # Parameters of one detector, in the order of `prm`; P_WHITE: mean absolute level of white noise of size 1.
-P_GAIN_FAST, P_GAIN_MID, P_GAIN_SLOW, P_WARM, P_LEVEL, P_CLIP, P_TAIL, P_SHAPE, P_EXPLAIN, P_TRIES, P_WHITE = range(
-    11
-)
-PARAMETERS = 11
+P_GAIN_FAST, P_GAIN_MID, P_GAIN_SLOW, P_WARM, P_LEVEL, P_CLIP = range(6)
+P_TAIL, P_SHAPE, P_EXPLAIN, P_TRIES, P_WHITE = range(6, 11)
 # Scratch of one row: the values; residuals on each scale, and how far the middle location is from the slow one;
 # the two statistics, their larger excess, evidence of being stuck; 1 where the value changed.
 X_VALUE, X_OFF, X_APART, X_POINT, X_LEVEL, X_EXCESS, X_STUCK, X_CHANGED = 0, 1, 4, 5, 6, 7, 8, 9
@@ -49,21 +48,6 @@ HUGE = F(1e37)  # a larger value is missing
 FAR, TINY = F(1e30), F(1e-30)
 TINY_SHARE = F(1e-5)  # so that rounding cannot leave a surprising row without its column
 MOST = F(16_000_000.0)  # counts stop here: float32 counts no further
-CAP = 300.0
-LN10 = float(np.log(10.0))
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def surprise_of_excess(excess: float, tail: float, shape: float) -> float:
-    """-log10 p of a statistic from its excess over the tail's start, in units of the mean excess.
-
-    Above the start a generalised Pareto tail of fixed shape; below, where nothing is at stake, a straight
-    line from 0 (statistic 0, excess -1) to the tail's own probability.
-    """
-    base = -np.log10(tail)
-    if excess < 0.0:
-        return max(0.0, base * (1.0 + excess))
-    return min(CAP, base + np.log1p(shape * excess) / (shape * LN10))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -288,7 +272,7 @@ def _own(g: NDArray[np.float32], x: NDArray[np.float32], s: int, prm: NDArray[np
         rate = min(1.0, 0.5 * np.log10(1.0 + np.float64(g[CHANGES * LANES + s])))
         stuck = min(STUCK_CAP, rate * np.float64(x[X_STUCK * LANES + s]))
     excess = np.float64(x[X_EXCESS * LANES + s])
-    return max(stuck, surprise_of_excess(excess, np.float64(prm[P_TAIL]), np.float64(prm[P_SHAPE])))
+    return max(stuck, tail_of_excess(excess, np.float64(prm[P_TAIL]), np.float64(prm[P_SHAPE])))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -359,7 +343,7 @@ def _opinion(f: NDArray[np.float32], slot: int, scratch: NDArray[np.float32], pr
             stuck = h if h > stuck else stuck
     if excess <= NO_OPINION:
         return np.nan
-    best = surprise_of_excess(np.float64(excess), np.float64(prm[P_TAIL]), np.float64(prm[P_SHAPE]))
+    best = tail_of_excess(np.float64(excess), np.float64(prm[P_TAIL]), np.float64(prm[P_SHAPE]))
     if stuck > ZERO:
         for c in range(len(scratch)):
             for s in range(LANES):
@@ -388,7 +372,6 @@ def update_rows(
     no column. `lanes` is LANES, as a value that the compiler does not know:
     knowing that a loop is short, it would unroll rather than vectorise it.
     """
-    groups = len(scratch)
     for i in range(len(slots)):
         slot = np.int64(slots[i])
         if slot < 0 or slot >= len(loc):
@@ -396,7 +379,7 @@ def update_rows(
         for s in range(values.shape[1]):
             scratch[s // LANES, X_VALUE * LANES + s % LANES] = values[i, s]
         step = ONE if _alive(f, slot, scratch) else ZERO
-        for c in range(groups):
+        for c in range(len(scratch)):
             _score(loc[slot, c], f[slot, c], scratch[c], step, prm, lanes)
         best = _opinion(f, slot, scratch, prm)
         if best >= 0.0:
@@ -404,7 +387,7 @@ def update_rows(
             surprise[i] = score
             if score >= prm[P_EXPLAIN]:
                 _explain(loc, f, slot, scratch, prm, column[i], expected[i], share[i])
-        for c in range(groups):
+        for c in range(len(scratch)):
             where = loc[slot, c]
             g = f[slot, c]
             x = scratch[c]

@@ -3,6 +3,9 @@
 The normal law's two-sided tail is looked up, not computed, because it is wanted for every row: a table over
 z^2 whose bins are fixed fractions of an octave, addressed by the upper bits of the float64 itself, with linear
 interpolation inside a bin. Each step of that is monotone, so a larger z^2 never gets a smaller surprise.
+
+Whoever changes a compiled function here must clear numba's cache (NUMBA_CACHE_DIR, or __pycache__): numba looks
+at the file of the calling kernel only, and would go on using the old one inside it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 #: No surprise is larger: p below 1e-300 has no meaning, and float64 ends a little further on.
 CAP = 300.0
+LN10 = math.log(10.0)
 
 _BIN_BITS = 5  # 32 bins an octave: 0.02 % of the surprise at worst
 _SHIFT = 52 - _BIN_BITS
@@ -59,6 +63,19 @@ def tail_of_z2(z2: float, table: NDArray[np.float64]) -> float:
     low = table[k]
     high = table[k + 1]
     return min(CAP, high, low + (high - low) * ((bits & _FRACTION) * (1.0 / (1 << _SHIFT))))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def tail_of_excess(excess: float, tail: float, shape: float) -> float:
+    """-log10 p of a statistic from its excess over the tail's start, in units of the mean excess.
+
+    Above the start a generalised Pareto tail of fixed shape; below, where nothing is at stake, a straight
+    line from 0 (statistic 0, excess -1) to the tail's own probability.
+    """
+    base = -np.log10(tail)
+    if excess < 0.0:
+        return max(0.0, base * (1.0 + excess))
+    return min(CAP, base + np.log1p(shape * excess) / (shape * LN10))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detectors.surprise import CAP, NORMAL_TABLE, log10_erfc, normal_two_sided, tail_of_z2
+from detectors.surprise import CAP, NORMAL_TABLE, log10_erfc, normal_two_sided, tail_of_excess, tail_of_z2
 
 
 def test_within_a_thousandth_of_erfc():
@@ -45,3 +45,12 @@ def test_no_opinion_stays_none_and_nonsense_is_refused():
         normal_two_sided(np.array([-1.0]))
     with pytest.raises(ValueError, match="at least 1"):
         normal_two_sided(np.array([1.0]), 0)
+
+
+def test_the_pareto_tail_starts_at_its_share_and_has_its_shape():
+    assert tail_of_excess(-1.0, 0.02, 0.1) == 0.0
+    assert tail_of_excess(0.0, 0.02, 0.1) == pytest.approx(-math.log10(0.02))
+    assert tail_of_excess(30.0, 0.02, 0.1) == pytest.approx(-math.log10(0.02 * (1 + 0.1 * 30.0) ** -10.0))
+    assert tail_of_excess(1e300, 0.02, 0.1) <= CAP
+    steps = [tail_of_excess(e, 0.02, 0.1) for e in np.linspace(-2.0, 50.0, 500)]
+    assert (np.diff(steps) >= 0).all()
