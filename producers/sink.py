@@ -45,8 +45,13 @@ class KafkaSink:
 
     @property
     def queued(self) -> int:
-        """Records that have been sent and of which nothing is known yet."""
-        return len(self._producer)
+        """Records that have been sent and of which nothing is known yet.
+
+        With `reports` "failures" an upper bound while sending: librdkafka counts its other events too.
+        """
+        if self._every:
+            return self.sent - self.failed - self._acknowledged
+        return min(len(self._producer), self.sent - self.failed)
 
     @property
     def acknowledged(self) -> int:
