@@ -55,12 +55,15 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     """Makes each class's detectors as the settings list them."""
 
     def make(entry: Catalog) -> tuple[Sequence[Detector], Sequence[Detector]]:
+        watched = tuple(entry.columns[i] for i in entry.monitored)
+        if not watched:
+            return [], []
         sample: list[Detector] = []
         window: list[Detector] = []
         for wanted in settings.detectors:
             if wanted.classes and entry.name not in wanted.classes:
                 continue
-            detector = make_detector(wanted.name, entry.columns, wanted.params)
+            detector = make_detector(wanted.name, watched, wanted.params)
             if detector.spec.rate == "sample":
                 sample.append(detector)
             else:

@@ -34,6 +34,8 @@ class Signal(BaseModel):
     rate_max : largest possible absolute rate of change, units a second; none = not declared.
     stuck_after_s : a healthy device's value changes at least this often while it is in use; none = may stand
         still for ever.
+    nature : level: has a normal value. counter: only ever grows, until it is reset; detectors look at its
+        increase. position: has no normal value (position, heading, charge); detectors leave it alone.
     description : for people.
     """
 
@@ -45,6 +47,7 @@ class Signal(BaseModel):
     max: float | None = None
     rate_max: float | None = Field(default=None, gt=0)
     stuck_after_s: float | None = Field(default=None, gt=0)
+    nature: Literal["level", "counter", "position"] = "level"
     description: str = ""
 
     @model_validator(mode="after")
@@ -84,6 +87,11 @@ class Catalog(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(signal.name for signal in self.signals)
+
+    @property
+    def monitored(self) -> tuple[int, ...]:
+        """Indices of the signals that detectors look at."""
+        return tuple(i for i, signal in enumerate(self.signals) if signal.nature != "position")
 
     @property
     def units(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from streams.core.devices import (
 )
 from streams.core.effects import DeadLetter, Effects
 from streams.core.features import FeatureEncoder, encode_scores, window_slots
+from streams.core.watch import WatchStage
 from streams.core.window_stage import Closed, WindowStage
 from streams.core.windows import O_PANE, WindowSpec
 from telemetry.catalog import Catalog
@@ -69,7 +70,13 @@ class EngineSpec:
 
 def state_id(catalog: Catalog, spec: EngineSpec, detectors: Sequence[Detector], bank: Sequence[Detector]) -> str:
     """16 hex digits: equal only for states that mean the same."""
-    parts = [catalog.key, *catalog.columns, f"device:{DEVICE_WORDS}", repr(spec.windows), repr(spec.policy)]
+    parts = [
+        catalog.key,
+        *(f"{s.name}:{s.nature}" for s in catalog.signals),
+        f"device:{DEVICE_WORDS}",
+        repr(spec.windows),
+        repr(spec.policy),
+    ]
     parts += [str(spec.scores_min_surprise is not None), *(d.spec.state_id for d in (*detectors, *bank))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -80,7 +87,7 @@ class Engine:
     Parameters
     ----------
     class_no : the class's number in the frame table.
-    detectors : sample-rate ones, over the catalogue's columns. bank : window-rate ones, over `window_columns`.
+    detectors : sample-rate ones, over the catalogue's monitored columns. bank : window-rate ones, over `window_columns`.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class Engine:
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
         self.windows = WindowStage(spec.windows, catalog, opinions)
         self.alerts = AlertStage(spec.policy)
+        self.watch = WatchStage(catalog)
         self._encoder = FeatureEncoder(spec.windows, catalog, self.windows.closed_max)
         self._writer = AlertWriter(catalog, tuple((d.spec.name, d.spec.version) for d in detectors), spec.policy)
         rows = max(spec.block_values, FRAME_VALUES_MAX) // self.d
@@ -118,6 +126,7 @@ class Engine:
         self._reserve(self.devices.capacity)
 
     def _reserve(self, n_slots: int) -> None:
+        self.watch.reserve(n_slots)
         self.windows.reserve(n_slots)
         self.alerts.reserve(n_slots)
         for detector in (*self.detectors, *self.bank):
@@ -194,6 +203,7 @@ class Engine:
             block = Block(block.slots[chosen], block.ts_us[chosen], block.values[chosen])
             self._surprise[:, :n] = np.nan
             self._column[:, :n] = -1
+        block = Block(block.slots, block.ts_us, self.watch.select(block.slots, block.values))
         for q, detector in enumerate(self.detectors):
             if chosen is None:
                 out = Scores(self._surprise[q], self._column[q], self._expected[q], self._share[q])
@@ -203,6 +213,7 @@ class Engine:
                 detector.update(block, out)
                 self._surprise[q, chosen], self._column[q, chosen] = out.surprise, out.column
                 self._expected[q, chosen], self._share[q, chosen] = out.expected, out.share
+            self.watch.name(self._column[q, :n])
 
     def _publish(self, closed: Closed, source: Source, effects: Effects) -> None:
         """Features, the sample-rate detectors' peaks, and the window-rate detectors' opinions."""
@@ -267,8 +278,8 @@ class Engine:
         """Memory of devices, windows and alert episodes, without the detectors' own."""
         return self.devices.nbytes + self.windows.nbytes + self.alerts.nbytes
 
-    def _stages(self) -> tuple[WindowStage | AlertStage | Detector, ...]:
-        return (*self.detectors, self.windows, self.alerts)
+    def _stages(self) -> tuple[WatchStage | WindowStage | AlertStage | Detector, ...]:
+        return (self.watch, *self.detectors, self.windows, self.alerts)
 
     @property
     def row_nbytes(self) -> int:
