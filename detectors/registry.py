@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from detectors.covariance import CovarianceResidual
 from detectors.ewma import EwmaZ
 from detectors.protocol import Block, Detector, Scores
 from detectors.river_bank import RiverBank
@@ -19,7 +18,6 @@ from detectors.robust import RobustMultiscale
 #: Each is called with the columns, then its parameters by keyword, and its spec's `params` are again
 #: parameters that make the same detector.
 DETECTORS: dict[str, Callable[..., Detector]] = {
-    "covariance": CovarianceResidual,
     "ewma": EwmaZ,
     "robust": RobustMultiscale,
     "river": RiverBank,
