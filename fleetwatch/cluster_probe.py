@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import OffsetSpec
 
 from fleetwatch.lag import LagSeconds, OffsetHistory, Rate
+from fleetwatch.offsets import list_offsets
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import BrokerUnavailableError
 from telemetry.settings import Settings
@@ -86,11 +87,8 @@ class ClusterProbe:
         }
 
     def _offsets(self, names: Iterable[str], spec: OffsetSpec) -> dict[_Key, int]:
-        wanted = {TopicPartition(n, p): spec for n in names for p in range(self._partitions.get(n, 0))}
-        if not wanted:
-            return {}
-        futures = self._admin.list_offsets(wanted, request_timeout=self._timeout_s)
-        return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        partitions = {name: self._partitions[name] for name in names if name in self._partitions}
+        return list_offsets(self._admin, partitions, spec, self._timeout_s)
 
     def _committed(self) -> dict[_Key, int]:
         wanted = [ConsumerGroupTopicPartitions(self._group)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime
 
@@ -109,6 +110,7 @@ def _once(console: Console, watch: Watch, interval_s: float) -> None:
 
 
 def _live(console: Console, watch: Watch, interval_s: float) -> None:
+    logging.getLogger("fleetwatch.kafka").setLevel(logging.CRITICAL)  # the page itself says what is wrong
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
             page = watch.page(interval_s)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 from rich.console import Console
 from rich.table import Table
 
+from fleetwatch.offsets import list_offsets
 from fleetwatch.pages import load_settings, page_console, quiet_end
 from telemetry import topics as contract
 from telemetry.clients import admin, cluster_metadata
@@ -50,12 +51,9 @@ class TopicState:
 def _records(client: AdminClient, partitions: Mapping[str, int], timeout_s: float) -> dict[str, int]:
     """Records held by each topic: last offset less first; compaction and transaction marks count as records."""
     totals = dict.fromkeys(partitions, 0)
-    every = [TopicPartition(name, p) for name, n in partitions.items() for p in range(n)]
-    if every:
-        for sign, spec in ((1, OffsetSpec.latest()), (-1, OffsetSpec.earliest())):
-            futures = client.list_offsets(dict.fromkeys(every, spec), request_timeout=timeout_s)
-            for tp, future in futures.items():
-                totals[tp.topic] += sign * future.result().offset
+    for sign, spec in ((1, OffsetSpec.latest()), (-1, OffsetSpec.earliest())):
+        for (name, _), offset in list_offsets(client, partitions, spec, timeout_s).items():
+            totals[name] += sign * offset
     return totals
 
 

@@ -1,0 +1,43 @@
+"""Offsets of many partitions in one question. The rule: a partition that is just being led anew is asked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+_PASSING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,  # a broker that has not heard of a new topic yet
+    }
+)
+_PAUSE_S = 0.1
+
+
+def list_offsets(
+    client: AdminClient, partitions: Mapping[str, int], spec: OffsetSpec, timeout_s: float
+) -> dict[tuple[str, int], int]:
+    """Offset of each partition by (topic, partition); -1 = none satisfies `spec`.
+
+    partitions : topic -> how many there are.
+
+    Raises
+    ------
+    KafkaException : no answer within `timeout_s`, or a refusal.
+    """
+    wanted = {TopicPartition(name, p): spec for name, n in partitions.items() for p in range(n)}
+    if not wanted:
+        return {}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            futures = client.list_offsets(wanted, request_timeout=timeout_s)
+            return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        except KafkaException as exc:
+            if exc.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
