@@ -1,5 +1,7 @@
 """`python -m fleetwatch` is the `fleetwatch` command."""
 
+import sys
+
 from fleetwatch.cli import main
 
-main()
+sys.exit(main())
