@@ -1,0 +1,1 @@
+"""Measures the worker on the common job. The rule: nothing is reported that was not measured in this run."""

@@ -1,0 +1,143 @@
+"""One worker as its users run it, seen from outside. The rule: CPU is user + system of that process alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from benchmarks.job import PARTITIONS, Variant
+from detectors.ewma import EwmaZ
+from telemetry import settings as settings_module
+from telemetry.settings import Settings
+
+Z = 6.0
+START_S = 120.0
+_URL = re.compile(r"worker: (http\S+)")
+_FRAMES = re.compile(r"^fleetwatch_frames_total (\S+)", re.MULTILINE)
+
+
+def sections(bootstrap: str, variant: Variant, prefix: str, group: str) -> dict[str, Any]:
+    """The job's settings for the worker."""
+    return {
+        "kafka": {"bootstrap": bootstrap},
+        "topics": {"prefix": prefix, "partitions": PARTITIONS},
+        "processing": {
+            "group": group,
+            "commit_interval_ms": 1000,
+            "fetch_max_bytes": 4 << 20,
+            "check_crcs": True,
+        },
+        "windows": {
+            "size_s": 10,
+            "hop_s": 10,
+            "grace_s": 0,
+            "features": ["count", "mean", "std", "min", "max", "last"],
+        },
+        "detectors": [{"name": "ewma"}],
+        "alerts": {"mode": "frames", "open_surprise": EwmaZ(variant.catalog.columns).surprise_at_z(Z)},
+        "outputs": {"scores": False},
+        "service": {"log_level": "WARNING"},
+    }
+
+
+def write_settings(path: Path, wanted: dict[str, Any]) -> Settings:
+    """The settings file (JSON is YAML), and what the worker will read from it."""
+    path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    return settings_module.load(path, environ={})
+
+
+def environment() -> dict[str, str]:
+    """Ours without settings of a fleetwatch that may run beside."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FLEETWATCH_") or k == "FLEETWATCH_CACHE_DIR"}
+
+
+class Process(AbstractContextManager["Process"]):
+    """A child process, ended on leaving: SIGTERM, then SIGKILL."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self.log = log
+        with log.open("w", encoding="utf-8") as out:
+            self._popen = subprocess.Popen(
+                [sys.executable, *arguments], stdout=out, stderr=out, env=environment(), cwd=log.parent
+            )
+        self._process = psutil.Process(self._popen.pid)
+
+    def check(self) -> None:
+        """Raises RuntimeError with the end of its log if it has ended."""
+        if (code := self._popen.poll()) is not None:
+            tail = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+            raise RuntimeError(f"the process ended with code {code}:\n{tail}")
+
+    def cpu_s(self) -> float:
+        """User and system seconds since its start, of all its threads."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def rss_bytes(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._popen.send_signal(signal.SIGTERM)
+        try:
+            self._popen.wait(30)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait(10)
+
+
+class WorkerProcess(Process):
+    """`fleetwatch worker` with these settings."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        super().__init__(["-m", "fleetwatch", "--config", str(config), "worker", "--port", "0"], log)
+        self._url = ""
+
+    def _page(self) -> str | None:
+        """The metrics page, or None while there is none yet."""
+        if not self._url:
+            match = _URL.search(self.log.read_text(encoding="utf-8", errors="replace"))
+            if match is None:
+                return None
+            self._url = match.group(1)
+        try:
+            with urllib.request.urlopen(self._url, timeout=5) as response:
+                text: str = response.read().decode()
+        except OSError:
+            return None
+        return text
+
+    def frames(self) -> int:
+        """Frames accepted so far; 0 while it starts."""
+        page = self._page()
+        match = _FRAMES.search(page) if page is not None else None
+        return int(float(match.group(1))) if match else 0
+
+    def wait_frames(self, at_least: int, timeout_s: float, pause_s: float) -> int:
+        """Return once it has accepted so many frames: how many they are.
+
+        Raises
+        ------
+        RuntimeError : it ended. TimeoutError : it took longer.
+        """
+        end = time.monotonic() + timeout_s
+        while (frames := self.frames()) < at_least:
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"{frames:,} of {at_least:,} frames within {timeout_s:.0f} s")
+            time.sleep(pause_s)
+        return frames

@@ -1,0 +1,97 @@
+"""CPU a message of the real worker on the whole job. The rule: a figure counts only with its outputs verified."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cluster, process, reference
+from benchmarks.job import Variant, Writer
+from telemetry.alerts import Alert
+from telemetry.settings import Settings
+from telemetry.topics import topics
+
+DEVICES = 10_000
+#: The share of the input after which the CPU time is counted.
+FROM = 0.2
+DRAIN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One worker over the whole input; ns and rate from 20 % of it to its last commit."""
+
+    ns_per_message: float
+    messages_per_s: float
+    rss_mb: float
+
+
+def drain(config: Path, settings: Settings, total: int, log: Path, sample_s: float = 0.02) -> Run:
+    """Start a worker on a topic that holds `total` frames and wait until all are committed."""
+    topic = topics(settings).vehicle.name
+    with process.WorkerProcess(config, log) as worker:
+        first = worker.wait_frames(int(FROM * total), process.START_S, sample_s)
+        cpu_s, wall_s = worker.cpu_s(), time.perf_counter()
+        worker.wait_frames(total, DRAIN_S, 0.1)
+        drained_s = time.perf_counter()
+        cluster.wait_committed(settings, topic, total, DRAIN_S)
+        worker.check()
+        used_s = worker.cpu_s() - cpu_s
+        if first >= 0.9 * total:
+            raise RuntimeError(f"{total:,} frames are too few: {first:,} were done at the first look")
+        rate = (total - first) / (drained_s - wall_s)
+        return Run(used_s / (total - first) * 1e9, rate, worker.rss_bytes() / 1e6)
+
+
+def verify(settings: Settings, want: reference.Expected) -> list[str]:
+    """What is wrong with the outputs of the last run."""
+    names = topics(settings)
+    features = [m.value() for m in cluster.read_all(settings, names.features.name)]
+    alerts = [Alert.from_message(m.value(), m.headers()) for m in cluster.read_all(settings, names.alerts.name)]
+    problems = reference.differences(want, DEVICES, features, alerts)
+    for spec in (names.dlq, names.late):
+        if found := len(cluster.read_all(settings, spec.name)):
+            problems.append(f"{spec.name}: {found} records")
+    state = {m.key() for m in cluster.read_all(settings, names.state.name)}
+    if len(state) != DEVICES:
+        problems.append(f"state: rows of {len(state)} devices")
+    return problems
+
+
+def measure(bootstrap: str, folder: Path, variant: Variant, messages: int, runs: int) -> dict[str, Any]:
+    """Write the input once, drain it `runs` times with a new worker and empty outputs, verify each run."""
+    prefix = f"bench.{variant.name}"
+    config = folder / f"{variant.name}.yaml"
+    settings = process.write_settings(config, process.sections(bootstrap, variant, prefix, f"{variant.name}-0"))
+    cluster.fresh_topics(settings, keep_input=False)
+    took_s = Writer(variant, DEVICES).run(settings, topics(settings).vehicle.name, messages)
+    print(f"{variant.name}: {messages:,} messages written in {took_s:.1f} s", flush=True)
+    want = reference.expected(variant, DEVICES, messages)
+    done: list[Run] = []
+    problems: list[str] = []
+    for n in range(runs):
+        wanted = process.sections(bootstrap, variant, prefix, f"{variant.name}-{n}")
+        settings = process.write_settings(config, wanted)
+        cluster.fresh_topics(settings, keep_input=True)
+        done.append(drain(config, settings, messages, folder / f"{variant.name}-{n}.log"))
+        print(f"{variant.name}: run {n + 1}: {done[-1].ns_per_message:.0f} ns a message, "
+              f"{done[-1].messages_per_s:,.0f} messages/s, {done[-1].rss_mb:.0f} MB", flush=True)  # fmt: skip
+        problems += [f"run {n + 1}: {p}" for p in verify(settings, want)]
+    for problem in problems[:20]:
+        print(f"{variant.name}: NOT VERIFIED: {problem}", flush=True)
+    ns = statistics.median(run.ns_per_message for run in done)
+    return {
+        "ns_per_message": ns,
+        "ns_per_sample": ns / variant.samples,
+        "messages_per_s": statistics.median(run.messages_per_s for run in done),
+        "rss_mb": max(run.rss_mb for run in done),
+        "messages": messages,
+        "features": sum(len(w) for w in want.features.values()),
+        "alerts": len(want.alerts),
+        "verified": not problems,
+        "problems": problems[:20],
+        "runs": [asdict(run) for run in done],
+    }
