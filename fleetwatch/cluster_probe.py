@@ -20,6 +20,8 @@ from telemetry.topics import topics
 
 _Key = tuple[str, int]
 _MINUTE_MS = 60_000
+#: A page must not stand still for longer than this because of one question.
+_ANSWER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class ClusterProbe:
         self._group = settings.processing.group
         self._topics = topics(settings)
         self._admin = admin(settings)
-        self._timeout_s = settings.kafka.connect_timeout_s
+        self._timeout_s = min(settings.kafka.connect_timeout_s, _ANSWER_S)
         self._partitions: dict[str, int] = {}
         self._history: dict[_Key, OffsetHistory] = {}
         self._produced: dict[str, Rate] = {spec.name: Rate() for spec in self._topics.inputs}
@@ -127,6 +129,8 @@ class ClusterProbe:
             minute = self._minute(ends)
         except KafkaException as exc:
             self._partitions = {}  # a topic may be gone: look again
+            # after a restart of the whole cluster, an old client waits for the group's coordinator in vain
+            self._admin = admin(self._settings)
             raise BrokerUnavailableError(
                 f"asking {self._settings.kafka.bootstrap} about the group {self._group}: {exc.args[0].str()}"
             ) from exc

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 
+import click
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import TopicPartition
@@ -222,6 +227,27 @@ def test_follow_stops_after_its_limit_and_begins_with_new_ones(told: Settings) -
             got = feed.read(0.2)
         assert [r.alert for r in got] == [later]
     assert len(run("--follow", "--since", "1h", "--limit", "3").stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_gets_colour_and_lines_that_fit(told: Settings, colour: bool) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    plain = {"NO_COLOR": "1"} if not colour else {}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fleetwatch", "alerts"],
+        stdout=theirs,
+        stdin=theirs,
+        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | plain,
+    ) as process:
+        assert process.wait(30) == 0
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    lines = click.unstyle(shown).splitlines()
+    assert len(lines) == len(STORY)
+    assert max(map(len, lines)) <= 80
+    assert ("\x1b[" in shown) is colour
 
 
 def test_it_leaves_no_trace(told: Settings) -> None:
