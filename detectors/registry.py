@@ -12,15 +12,19 @@ import numpy as np
 
 from detectors.ewma import EwmaZ
 from detectors.protocol import Block, Detector, Scores
+from detectors.relations import Relations
 from detectors.river_bank import RiverBank
 from detectors.robust import RobustMultiscale
+from detectors.rules import Rules
 
 #: Each is called with the columns, then its parameters by keyword, and its spec's `params` are again
 #: parameters that make the same detector.
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "ewma": EwmaZ,
+    "relations": Relations,
     "robust": RobustMultiscale,
     "river": RiverBank,
+    "rules": Rules,
 }
 
 
@@ -42,6 +46,12 @@ def parameters_of(name: str) -> dict[str, Any]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     found = inspect.signature(DETECTORS[name]).parameters.values()
     return {p.name: p.default for p in found if p.kind is keyword}
+
+
+def rate_of(name: str) -> str:
+    """``window`` for detectors that see closed windows, ``sample`` for those that see every row."""
+    parameters_of(name)
+    return "window" if DETECTORS[name] is RiverBank else "sample"
 
 
 def make_detector(name: str, columns: tuple[str, ...], params: Mapping[str, Any]) -> Detector:

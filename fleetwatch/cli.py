@@ -19,7 +19,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("producers.cli:replay", "Replay recordings (CSV, Parquet, NPZ) as telemetry."),
     "load": ("producers.cli:load", "Write pre-encoded frames at full speed, for benchmarks."),
     "alerts": ("fleetwatch.alerts_cli:alerts", "Subscribe to the alerts."),
+    "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
+    "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
+    "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
+    "settings": ("fleetwatch.settings_cli:settings", "Show every setting, its default and its value."),
     "worker": ("streams.cli:worker", "Run a stream worker: frames in; features, scores and alerts out."),
+    "train": ("fleetwatch.train_cli:train", "Learn a class's relations from healthy devices."),
 }
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from detectors.protocol import Detector
-from detectors.registry import make_detector
+from detectors.registry import make_detector, rate_of
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core, DetectorFactory
-from streams.core.engine import WINDOW_COLUMNS, EngineSpec
+from streams.core.engine import WINDOW_COLUMNS, EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog
 from telemetry.catalog import Catalog
-from telemetry.settings import Settings
+from telemetry.settings import DetectorSettings, Settings
 from telemetry.topics import topics
 
 
@@ -51,25 +51,45 @@ def engine_spec(settings: Settings) -> EngineSpec:
     )
 
 
-def detector_factory(settings: Settings) -> DetectorFactory:
-    """Makes each class's detectors as the settings list them."""
+def _params(wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] | None) -> dict[str, Any]:
+    """The settings' parameters, and what the catalogue knows: trained relations, declared ranges."""
+    params: dict[str, Any] = {}
+    if wanted.name == "relations" and relations is not None:
+        params["model"] = relations
+    if wanted.name == "rules":
+        params["limits"] = [
+            (entry.signals[i].min, entry.signals[i].max) if entry.signals[i].nature == "level" else (None, None)
+            for i in entry.monitored
+        ]
+    return params | wanted.params
 
-    def make(entry: Catalog) -> tuple[Sequence[Detector], Sequence[Detector]]:
+
+def detector_factory(settings: Settings) -> DetectorFactory:
+    """Makes each class's detectors as the settings list them.
+
+    `relations` runs only where a trained model is found; a detector whose alerts are a fallback alerts only where
+    none is.
+    """
+
+    def make(entry: Catalog) -> Lineup:
         watched = tuple(entry.columns[i] for i in entry.monitored)
-        if not watched:
-            return [], []
-        sample: list[Detector] = []
+        relations = catalog.relations_model(entry.key, settings.catalog.paths)
+        alerting: list[Detector] = []
+        silent: list[Detector] = []
         window: list[Detector] = []
-        for wanted in settings.detectors:
-            if wanted.classes and entry.name not in wanted.classes:
+        for wanted in settings.detectors if watched else ():
+            if (wanted.classes and entry.name not in wanted.classes) or (
+                wanted.name == "relations" and relations is None and "model" not in wanted.params
+            ):
                 continue
-            detector = make_detector(wanted.name, watched, wanted.params)
-            if detector.spec.rate == "sample":
-                sample.append(detector)
-            else:
+            if rate_of(wanted.name) == "window":
                 columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
                 window.append(make_detector(wanted.name, columns, wanted.params))
-        return sample, window
+                continue
+            detector = make_detector(wanted.name, watched, _params(wanted, entry, relations))
+            alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and relations is None)
+            (alerting if alerts else silent).append(detector)
+        return Lineup((*alerting, *silent), tuple(window), len(alerting))
 
     return make
 

@@ -7,10 +7,11 @@ folders of the setting `catalog.paths`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -154,6 +155,32 @@ class CatalogSet(Mapping[str, Catalog]):
             names = {c.name for c in self._by_key.values()}
             raise CatalogError(f"unknown device class {name}{nearest(name, names)}")
         return max(versions, key=lambda c: c.version)
+
+
+def relations_model(key: str, paths: Iterable[Path] = ()) -> dict[str, Any] | None:
+    """The trained relations of an entry's signals (`fleetwatch train`), or None.
+
+    Read from ``<key with - for />.relations.json`` in a user's folders first, then beside our entries.
+
+    Raises
+    ------
+    CatalogError : the file is not JSON.
+    """
+    name = key.replace("/", "-") + ".relations.json"
+    for path in paths:
+        file = (path if path.is_dir() else path.parent) / name
+        if file.exists():
+            return _json(file.read_text(encoding="utf-8"), str(file))
+    ours = resources.files("telemetry").joinpath("catalogs").joinpath(name)
+    return _json(ours.read_text(encoding="utf-8"), name) if ours.is_file() else None
+
+
+def _json(text: str, source: str) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise CatalogError(f"{source}: not JSON: {exc}") from exc
+    return data
 
 
 def parse(text: str, source: str) -> Catalog:

@@ -44,4 +44,4 @@ def setup(level: str = "INFO", style: str = "auto", stream: IO[str] | None = Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    logging.getLogger("fleetwatch.librdkafka").setLevel(logging.ERROR)
+    logging.getLogger("fleetwatch.librdkafka").setLevel(logging.CRITICAL)

@@ -124,6 +124,9 @@ class DetectorSettings(Section):
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
     classes: tuple[str, ...] = Field((), description="Device classes that it runs for; empty = all.")
+    alerts: Literal["always", "fallback", "never"] = Field(
+        "always", description="Whether it opens alerts; fallback = only in classes without trained relations."
+    )
 
 
 class AlertSettings(Section):
@@ -133,9 +136,9 @@ class AlertSettings(Section):
         "episodes",
         description="episodes: open, update, resolved. frames: one alert a frame over the threshold.",
     )
-    open_surprise: float = Field(9.0, gt=0, description="-log10 p at which a row counts towards opening.")
+    open_surprise: float = Field(8.0, gt=0, description="-log10 p at which a row counts towards opening.")
     close_surprise: float = Field(4.0, gt=0, description="Below this a row counts towards resolving.")
-    open_rows: int = Field(3, ge=1, description="Rows over open_surprise, within confirm_s, that open an alert.")
+    open_rows: int = Field(5, ge=1, description="Rows over open_surprise, within confirm_s, that open an alert.")
     confirm_s: float = Field(30.0, gt=0)
     resolve_s: float = Field(60.0, gt=0, description="Event time below close_surprise that resolves it.")
     update_s: float = Field(60.0, gt=0, description="Event time between updates of an open alert, at least.")
@@ -186,7 +189,12 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     processing: ProcessingSettings = ProcessingSettings()
     windows: WindowSettings = WindowSettings()
-    detectors: tuple[DetectorSettings, ...] = (DetectorSettings(name="ewma"),)
+    detectors: tuple[DetectorSettings, ...] = (
+        DetectorSettings(name="relations"),
+        DetectorSettings(name="rules"),
+        DetectorSettings(name="robust", alerts="fallback"),
+        DetectorSettings(name="river", alerts="never"),
+    )
     alerts: AlertSettings = AlertSettings()
     outputs: OutputSettings = OutputSettings()
     service: ServiceSettings = ServiceSettings()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.protocol import Detector
 from streams.core.devices import (
     C_CLOCK_STEPS,
     C_DUPLICATES,
@@ -23,7 +22,7 @@ from streams.core.devices import (
     C_SAMPLES,
 )
 from streams.core.effects import DeadLetter, Effects
-from streams.core.engine import Engine, EngineSpec, Source
+from streams.core.engine import Engine, EngineSpec, Lineup, Source
 from streams.core.records import (
     R_KEY_AT,
     R_KEY_LEN,
@@ -55,8 +54,8 @@ COUNTER_NAMES: Mapping[str, int] = {
 }
 
 
-#: Makes a class's (sample-rate, window-rate) detectors; called once a class, at its first frame or state row.
-DetectorFactory = Callable[[Catalog], tuple[Sequence[Detector], Sequence[Detector]]]
+#: Makes a class's detectors; called once a class, at its first frame or state row.
+DetectorFactory = Callable[[Catalog], Lineup]
 
 
 class Core:
@@ -94,7 +93,7 @@ class Core:
         if engine is None:
             catalog = self.catalogs[catalog_key]
             number = next(k.index(catalog_key) for k in self._keys if catalog_key in k)
-            engine = Engine(catalog, number, self.spec, *self.factory(catalog))
+            engine = Engine(catalog, number, self.spec, self.factory(catalog))
             self.engines[catalog_key] = engine
         return engine
 

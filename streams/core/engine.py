@@ -53,6 +53,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineup:
+    """The detectors of a class. sample : of them the first `alerting` may open alerts; window : scores only."""
+
+    sample: tuple[Detector, ...] = ()
+    window: tuple[Detector, ...] = ()
+    alerting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What the core does for every class.
 
@@ -87,7 +96,7 @@ class Engine:
     Parameters
     ----------
     class_no : the class's number in the frame table.
-    detectors : sample-rate ones, over the catalogue's monitored columns. bank : window-rate ones, over `window_columns`.
+    lineup : sample-rate detectors over the monitored columns, window-rate ones over `WINDOW_COLUMNS` of all.
     """
 
     def __init__(
@@ -95,12 +104,13 @@ class Engine:
         catalog: Catalog,
         class_no: int,
         spec: EngineSpec,
-        detectors: Sequence[Detector],
-        bank: Sequence[Detector],
+        lineup: Lineup,
     ) -> None:
         self.catalog, self.class_no, self.spec = catalog, class_no, spec
-        self.detectors, self.bank = tuple(detectors), tuple(bank)
-        self.state_id = state_id(catalog, spec, detectors, bank)
+        self.detectors, self.bank = lineup.sample, lineup.window
+        self._alerting = lineup.alerting
+        detectors = self.detectors
+        self.state_id = state_id(catalog, spec, self.detectors, self.bank)
         self.d = len(catalog.signals)
         self.devices = DeviceTable()
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
@@ -177,12 +187,13 @@ class Engine:
             self._publish(closed, source, effects)
         if late.any():
             self._late_frames(table, frame_no[late > 0], source, effects)
-        if not self.detectors:
+        q = self._alerting
+        if q == 0:
             return
         first_ts = self.devices.rows[:, D_FIRST_TS]
         for events in self.alerts.judge(
             slots, ts_us, values, order, frame_no, table, first_ts,
-            self._surprise, self._column, self._expected, self._share,
+            self._surprise[:q], self._column[:q], self._expected[:q], self._share[:q],
         ):  # fmt: skip
             for i in range(len(events.words)):
                 row = int(events.words[i, 0])

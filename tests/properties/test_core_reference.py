@@ -12,7 +12,7 @@ from detectors.ewma import EwmaZ
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core
 from streams.core.effects import Effects
-from streams.core.engine import EngineSpec
+from streams.core.engine import EngineSpec, Lineup
 from streams.core.state import dirty_rows, load
 from streams.core.windows import WindowSpec
 from telemetry import catalog, codec
@@ -43,7 +43,7 @@ def make_core(*, frames: bool = True, grace_us: int = 0) -> Core:
     spec = EngineSpec(
         WindowSpec(WINDOW, WINDOW, grace_us, BASIC), policy, scores_min_surprise=None if frames else 0.0
     )
-    return Core(CATALOGS, spec, lambda c: ([EwmaZ(c.columns)], []), [TOPIC], ["vehicle"])
+    return Core(CATALOGS, spec, lambda c: Lineup((EwmaZ(c.columns),), (), 1), [TOPIC], ["vehicle"])
 
 
 def reference(records: list[Record]) -> tuple[dict, list]:

@@ -1,0 +1,269 @@
+"""How the signals of a device class hang together, learnt beforehand. The rule: the relation is the class's, the
+offset the device's.
+
+Source of the conditional residual: A. P. Dempster, "Covariance selection", Biometrics 28 (1972): with precision
+matrix P of standardised signals z, (P z)_j / P_jj is z_j less its regression on all the others. Tails: J. Pickands,
+"Statistical inference using extreme order statistics", Annals of Statistics 3 (1975).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from detectors.blocks import check_block, check_states, clear, grown, readonly
+from detectors.protocol import TOP, Block, DetectorSpec, Scores
+from detectors.surprise import CAP
+
+#: Weights of the two smoothings of a residual: nearly the moment, and about twenty rows.
+SMOOTHING = (0.5, 0.05)
+_SWEEPS = 3  # of Gauss-Seidel, to fill missing values with what the others imply
+_LIMIT = 1e4  # largest residual, in conditional standard deviations
+# Rows of the tail table, for each smoothing: threshold, surprise there, 1 / scale, shape.
+T_FROM, T_SURPRISE, T_RATE, T_SHAPE = range(4)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tail(value: float, row: NDArray[np.float32], c: int) -> float:
+    """-log10 of the share of healthy rows with a smoothed residual of at least `value`, by column c's tail."""
+    start = row[T_FROM, c]
+    if value <= start:
+        return row[T_SURPRISE, c] * value / start
+    over = (value - start) * row[T_RATE, c]
+    shape = row[T_SHAPE, c]
+    if shape < 1e-3:
+        return row[T_SURPRISE, c] + over * 0.4342944819
+    return row[T_SURPRISE, c] + math.log10(1.0 + shape * over) / shape
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _update(
+    slots: NDArray[np.int32],
+    values: NDArray[np.float32],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    precision: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    unit: NDArray[np.float32],
+    tails: NDArray[np.float32],
+    prm: NDArray[np.float64],
+    state: NDArray[np.float32],
+    surprise: NDArray[np.float32],
+    column: NDArray[np.int16],
+    expected: NDArray[np.float32],
+    share: NDArray[np.float32],
+) -> int:
+    """Score and learn each row. Returns a row whose slot is out of range, or -1.
+
+    weights : (d, d), transposed, so that a residual is a sum over its rows. state : (slots, 1 + 3 d): rows seen,
+    the device's offsets, and the residual smoothed twice. prm : warm rows, learning rate, tries, explain_from,
+    surprise from which the offset is held.
+    """
+    d = values.shape[1]
+    warm, rate, tries, explain_from, hold = prm[0], np.float32(prm[1]), prm[2], prm[3], prm[4]
+    z = np.zeros(d, np.float32)
+    r = np.zeros(d, np.float32)
+    for i in range(len(slots)):
+        slot = np.int64(slots[i])
+        if slot < 0 or slot >= len(state):
+            return i
+        missing = np.int64(0)
+        for j in range(d):
+            x = np.float64(values[i, j])
+            ok = abs(x) < 1e30
+            missing += np.int64(not ok)
+            z[j] = np.float32((x - mean[j]) * scale[j]) if ok else np.float32(0)
+        if missing == d:
+            continue
+        for _ in range(_SWEEPS if missing else 0):
+            for j in range(d):
+                if not abs(values[i, j]) < np.float32(1e30):
+                    u = np.float32(0)
+                    for k in range(d):
+                        u += precision[j, k] * z[k]
+                    z[j] -= u / precision[j, j]
+        r[:] = np.float32(0)
+        for k in range(d):
+            f = z[k]
+            for j in range(d):
+                r[j] += weights[k, j] * f
+        seen = state[slot, 0]
+        if seen < warm:
+            for j in range(d):
+                if abs(values[i, j]) < np.float32(1e30):
+                    v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT))
+                    state[slot, 1 + j] += (v - state[slot, 1 + j]) / (seen + np.float32(1))
+            state[slot, 0] = seen + np.float32(1)
+            continue
+        best = 0.0
+        for j in range(d):
+            if not abs(values[i, j]) < np.float32(1e30):
+                r[j] = np.float32(0)
+                continue
+            v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT)) - state[slot, 1 + j]
+            r[j] = v
+            for s in range(2):
+                at = 1 + (1 + s) * d + j
+                e = state[slot, at] + np.float32(SMOOTHING[s]) * (v - state[slot, at])
+                state[slot, at] = e
+                own = _tail(abs(e), tails[s], j)
+                best = max(best, own)
+        score = min(max(best - tries, 0.0), CAP)
+        surprise[i] = score
+        if score >= explain_from:
+            _name(values[i], r, unit, tails, state[slot], explain_from, column[i], expected[i], share[i])
+        if score < hold:
+            for j in range(d):
+                state[slot, 1 + j] += rate * r[j]
+    return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _name(
+    x: NDArray[np.float32],
+    r: NDArray[np.float32],
+    unit: NDArray[np.float32],
+    tails: NDArray[np.float32],
+    state: NDArray[np.float32],
+    least: float,
+    column: NDArray[np.int16],
+    expected: NDArray[np.float32],
+    share: NDArray[np.float32],
+) -> None:
+    """Name the columns whose own surprise is at least `least`, guiltiest first, at most TOP."""
+    d = len(x)
+    for j in range(d):
+        if not abs(x[j]) < np.float32(1e30):
+            continue
+        slow = state[1 + 2 * d + j]
+        fast = _tail(abs(state[1 + d + j]), tails[0], j)
+        own = min(max(fast, _tail(abs(slow), tails[1], j)), CAP)
+        if own < least:
+            continue
+        at = TOP - 1
+        if column[at] >= 0 and share[at] >= own:
+            continue
+        while at > 0 and (column[at - 1] < 0 or share[at - 1] < own):
+            column[at], expected[at], share[at] = column[at - 1], expected[at - 1], share[at - 1]
+            at -= 1
+        column[at] = j
+        expected[at] = x[j] - r[j] * unit[j]
+        share[at] = own
+
+
+class Relations:
+    """Each signal against what all the others imply, by relations learnt from healthy devices of the class.
+
+    The model (`detectors.relations_fit.fit`) holds the class's means, scales, precision matrix and, for each
+    signal, the tail of its residuals in health. A device adds its offsets, learnt in its first `warm_rows` rows
+    and followed slowly afterwards: a tyre filled a little higher, a sensor a little off. A row's residuals, less
+    the offsets, are smoothed over about two and about twenty rows; the surprise of each is read off the
+    healthy tail; the largest counts, corrected for having looked 2 d times (Bonferroni).
+
+    It works from a device's first minutes, for whatever breaks a relation: a wheel speed that stands still, a tyre
+    that loses gas, a cell that drifts from its battery, heat without load. The guilty signal is the one that the
+    others contradict; `expected` is what they imply. While a row is surprising the offsets are held, so that a
+    fault is not learnt. It does not see what all signals share, nor relations far from linear that the training
+    did not show as spread, and it is as good as its training is like the fleet.
+
+    Parameters
+    ----------
+    columns : names of the d value columns, equal to the model's.
+    model : see `detectors.relations_fit.fit`.
+    warm_rows : rows that only teach the offsets.
+    rate : of following the offsets afterwards, a row.
+    hold : the offsets stay from this surprise on.
+    explain_from : columns are named from this surprise on.
+
+    Notes
+    -----
+    NaN = missing: such a signal is filled with what the others imply and has no opinion itself. State: 4 + 12 d
+    bytes a slot. Cost: d^2 multiplications a row.
+    """
+
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        *,
+        model: Mapping[str, Any],
+        warm_rows: int = 120,
+        rate: float = 2e-4,
+        hold: float = 3.0,
+        explain_from: float = 3.0,
+    ) -> None:
+        if list(columns) != list(model["columns"]):
+            raise ValueError("the model was fitted to other columns")
+        if not 1 <= warm_rows <= 1_000_000:
+            raise ValueError(f"warm_rows must lie in 1..1000000, not {warm_rows}")
+        if not 0.0 <= rate <= 0.1:
+            raise ValueError(f"rate must lie in 0..0.1, not {rate}")
+        d = len(columns)
+        params: dict[str, Any] = {
+            "model": dict(model),
+            "warm_rows": int(warm_rows),
+            "rate": float(rate),
+            "hold": float(hold),
+            "explain_from": float(explain_from),
+        }
+        self._spec = DetectorSpec("relations", 1, "sample", tuple(columns), params)
+        self._d = d
+        precision = np.array(model["precision"], np.float64).reshape(d, d)
+        inverse_sd = 1.0 / np.sqrt(np.diag(precision))
+        scale = np.array(model["scale"], np.float64)
+        self._mean = np.array(model["mean"], np.float64)
+        self._scale = 1.0 / scale
+        self._precision = precision.astype(np.float32)
+        self._weights = np.ascontiguousarray((precision * inverse_sd[:, None]).T.astype(np.float32))
+        self._unit = (inverse_sd * scale).astype(np.float32)
+        self._tails = np.array(model["tails"], np.float32).reshape(2, 4, d)
+        tries = math.log10(2 * d)
+        self._prm = np.array([warm_rows, rate, tries, explain_from, hold], np.float64)
+        self._state: NDArray[np.float32] = np.zeros((0, 1 + 3 * d), np.float32)
+
+    @property
+    def spec(self) -> DetectorSpec:
+        return self._spec
+
+    @property
+    def state_nbytes(self) -> int:
+        return 4 + 12 * self._d
+
+    def reserve(self, n_slots: int) -> None:
+        self._state = grown(self._state, n_slots)
+
+    def update(self, block: Block, out: Scores) -> None:
+        n = check_block(block, self._d, out)
+        clear(out, n)
+        bad = _update(
+            readonly(block.slots),
+            readonly(block.values),
+            self._mean,
+            self._scale,
+            self._precision,
+            self._weights,
+            self._unit,
+            self._tails,
+            self._prm,
+            self._state,
+            out.surprise,
+            out.column,
+            out.expected,
+            out.share,
+        )
+        if bad >= 0:
+            raise IndexError(f"row {bad}: slot {block.slots[bad]} of {len(self._state)} reserved")
+
+    def forget(self, slots: NDArray[np.int32]) -> None:
+        self._state[slots] = 0
+
+    def snapshot(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
+        return self._state[slots].view(np.uint8)
+
+    def restore(self, slots: NDArray[np.int32], states: NDArray[np.uint8]) -> None:
+        check_states(slots, states, self.state_nbytes)
+        self._state[slots] = np.ascontiguousarray(states).view(np.float32)

@@ -1,0 +1,73 @@
+"""`fleetwatch train`: a class's relations, from healthy devices. The rule: the same seed, the same model."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.relations_fit import fit
+from producers.fleet import make_fleet
+from streams.core.watch import WatchStage
+from telemetry import catalog as catalogs
+from telemetry import settings as settings_module
+from telemetry.catalog import Catalog
+from telemetry.codec import decode_frame
+
+#: Event time at which training runs begin: fixed, so that the same seed gives the same model.
+START_US = 1_780_000_000_000_000
+
+
+def healthy_rows(entry: Catalog, frames: dict[bytes, list[NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    """What detectors see of each device, float32 (rows, watched)."""
+    found = []
+    for parts in frames.values():
+        watch = WatchStage(entry)
+        watch.reserve(1)
+        rows = np.concatenate(parts)
+        found.append(watch.select(np.zeros(len(rows), np.int32), rows))
+    return found
+
+
+@click.command()
+@click.argument("name", metavar="CLASS")
+@click.option("--count", default=120, show_default=True, type=click.IntRange(5), help="Healthy devices.")
+@click.option("--minutes", default=40.0, show_default=True, help="Event time of the run.")
+@click.option("--seed", default=99, show_default=True, help="Not the one that the model is tried on.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Default: <class>-<version>.relations.json",
+)
+@click.pass_obj
+def train(config: Path | None, name: str, count: int, minutes: float, seed: int, output: Path | None) -> None:
+    """Learn how the signals of CLASS hang together, from a simulated healthy fleet.
+
+    The model is what the `relations` detector judges by: put the file beside the catalogue entry, in a folder of
+    the setting catalog.paths.
+
+    \b
+    Example:
+      fleetwatch train vehicle.ev --count 120 --minutes 40
+    """
+    known = catalogs.load(settings_module.load(config).catalog.paths)
+    entry = known.latest(name)
+    fleet = make_fleet(entry.key, count, known, seed=seed, start_us=START_US, gap_rate_per_hour=0.0)
+    frames: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
+    steps = max(1, round(minutes * 60e6 / fleet.frame_period_us))
+    with click.progressbar(
+        range(steps), label=f"{count} x {entry.key}", file=click.get_text_stream("stderr")
+    ) as bar:
+        for _ in bar:
+            for out in fleet.step():
+                frames[out.key].append(decode_frame(out.value, len(entry.signals)).values)
+    columns = [entry.columns[i] for i in entry.monitored]
+    model = {"catalog": entry.key, "source": f"simulated, seed {seed}"} | fit(columns, healthy_rows(entry, frames))
+    path = output or Path(entry.key.replace("/", "-") + ".relations.json")
+    path.write_text(json.dumps(model, separators=(",", ":")) + "\n", encoding="utf-8")
+    click.echo(f"{path}: {model['devices']} devices, {model['rows']} rows, {len(columns)} signals")
