@@ -269,8 +269,8 @@ def surprise_in_range(trial: Trial) -> None:
 
 
 def columns_in_range(trial: Trial) -> None:
-    """Guilty columns exist, differ, come first, guiltiest first, carry a share and a finite expectation, and
-    were not missing; the rest is -1 and NaN."""
+    """Guilty columns exist, differ, come first, guiltiest first, and carry a share and a finite expectation, or
+    none (NaN) where the guilt is to be missing; the rest is -1 and NaN."""
     scores = run(trial.fresh(), trial.block)
     d = trial.block.values.shape[1]
     column, share = scores.column, scores.share
@@ -281,7 +281,6 @@ def columns_in_range(trial: Trial) -> None:
         "columns_in_range: a share or an expectation without a column"
     )
     assert (np.isfinite(share[named]) & (share[named] >= 0)).all(), "columns_in_range: share not finite"
-    assert np.isfinite(scores.expected[named]).all(), "columns_in_range: expected is not finite"
     assert not named[np.isnan(scores.surprise)].any(), "columns_in_range: a column named without an opinion"
     for j in range(1, TOP):
         both = named[:, j]
@@ -289,7 +288,10 @@ def columns_in_range(trial: Trial) -> None:
         for i in range(j):
             assert (column[both, j] != column[both, i]).all(), "columns_in_range: a column named twice"
     rows, at = np.nonzero(named)
-    assert np.isfinite(trial.block.values[rows, column[rows, at]]).all(), "columns_in_range: a missing column named"
+    expected = np.isfinite(scores.expected[rows, at])
+    missing = np.isnan(trial.block.values[rows, column[rows, at]])
+    assert (expected | missing).all(), "columns_in_range: expected is not finite"
+    assert not (expected & missing).any(), "columns_in_range: a missing column named for a value that it should have"
 
 
 def reserve_keeps(trial: Trial) -> None:

@@ -112,6 +112,8 @@ class Rules:
         explain_from: float = 3.0,
     ) -> None:
         d = len(columns)
+        if d == 0:
+            raise ValueError("there must be columns")
         if limits and len(limits) != d:
             raise ValueError(f"limits has {len(limits)} pairs for {d} columns")
         if not 0.0 < missing_share < 1.0:
@@ -135,7 +137,7 @@ class Rules:
             ],
             np.float32,
         ).reshape(2, d)
-        tries = math.log10(max(d, 1))
+        tries = math.log10(d)
         self._prm = np.array(
             [known_rows, -math.log10(missing_share), impossible_surprise, explain_from, tries], np.float64
         )

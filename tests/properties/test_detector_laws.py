@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from detector_models import needed
 
 from detectors.checks import LAWS, check_detector, cut, make_trial
 from detectors.ewma import EwmaZ
@@ -14,18 +15,19 @@ COLUMNS = ("a", "b", "c", "d", "e")
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", DETECTORS)
 def test_law_holds(name, law):
-    LAWS[law](make_trial(lambda: make_detector(name, COLUMNS, {}), seed=3))
+    LAWS[law](make_trial(lambda: make_detector(name, COLUMNS, needed(name, COLUMNS)), seed=3))
 
 
 @pytest.mark.parametrize("d", [1, 8, 17])
-@pytest.mark.parametrize("name", ["ewma", "robust"])
+@pytest.mark.parametrize("name", ["ewma", "relations", "robust", "rules"])
 def test_check_detector_at_other_widths(name, d):
-    check_detector(lambda: make_detector(name, tuple(map(str, range(d))), {}), seed=d)
+    columns = tuple(map(str, range(d)))
+    check_detector(lambda: make_detector(name, columns, needed(name, columns)), seed=d)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_is_a_detector_whose_spec_makes_it_again(name):
-    detector = make_detector(name, COLUMNS, {})
+    detector = make_detector(name, COLUMNS, needed(name, COLUMNS))
     assert isinstance(detector, Detector)
     again = make_detector(detector.spec.name, detector.spec.columns, detector.spec.params)
     assert again.spec.state_id == detector.spec.state_id
@@ -145,6 +147,23 @@ class LeavesRubbish(EwmaZ):
         out.expected[: len(block)] = expected[: len(block)]
 
 
+class ExpectsNothing(EwmaZ):
+    def update(self, block, out):
+        super().update(block, out)
+        out.expected[: len(block)] = np.nan
+
+
+class NamesTheAbsent(EwmaZ):
+    def update(self, block, out):
+        super().update(block, out)
+        told = np.argwhere(np.isnan(block.values) & ~np.isnan(out.surprise[: len(block), None]))
+        if not len(told):
+            return
+        row, column = told[0]
+        out.column[row, 0], out.expected[row, 0], out.share[row, 0] = column, 20.0, 9.0
+        out.column[row, 1:], out.expected[row, 1:], out.share[row, 1:] = -1, np.nan, np.nan
+
+
 class GrowsFromNothing(EwmaZ):
     def reserve(self, n_slots):
         if n_slots > len(self._state):
@@ -168,7 +187,7 @@ MUTANTS = {
     "warming_is_nan": [SaysZeroWhenWarming],
     "score_before_learn": [LooksAhead, ExcusesTheAbsurd],
     "surprise_in_range": [BelowZero, Infinite],
-    "columns_in_range": [NamesNoColumn, WorstLast, LeavesRubbish],
+    "columns_in_range": [NamesNoColumn, WorstLast, LeavesRubbish, ExpectsNothing, NamesTheAbsent],
     "reserve_keeps": [GrowsFromNothing, Shrinks],
 }
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from detector_models import needed
 
 from detectors.blocks import grown
 from detectors.protocol import Block, Scores
 from detectors.registry import DETECTORS, make_detector, parameters_of, warm_up, warm_up_all
+
+TWO = ("a", "b")
 
 
 def test_unknown_detector_names_the_nearest():
@@ -29,7 +32,7 @@ def test_parameters_of_gives_defaults():
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_warm_up_learns_nothing(name):
-    detector = make_detector(name, ("a", "b"), {})
+    detector = make_detector(name, TWO, needed(name, TWO))
     detector.reserve(1)
     before = detector.snapshot(np.zeros(1, np.int32))
     warm_up(detector)
@@ -40,7 +43,7 @@ def test_warm_up_learns_nothing(name):
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("slot", [-1, 1_000_000])
 def test_a_slot_that_was_not_reserved_is_our_bug(name, slot):
-    detector = make_detector(name, ("a", "b"), {})
+    detector = make_detector(name, TWO, needed(name, TWO))
     detector.reserve(2)
     slots = np.array([0, slot], np.int32)
     with pytest.raises(IndexError, match=r"row 1\b"):
@@ -61,7 +64,7 @@ def test_a_slot_that_was_not_reserved_is_our_bug(name, slot):
     ],
 )
 def test_wrong_arrays_are_refused_before_anything_is_learnt(name, change):
-    detector = make_detector(name, ("a", "b"), {})
+    detector = make_detector(name, TWO, needed(name, TWO))
     detector.reserve(1)
     fields = {"slots": np.zeros(3, np.int32), "ts_us": np.zeros(3, np.int64), "values": np.ones((3, 2), np.float32)}
     with pytest.raises(ValueError, match="must be"):
@@ -73,7 +76,7 @@ def test_wrong_arrays_are_refused_before_anything_is_learnt(name, change):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_an_empty_block_is_nothing(name):
-    detector = make_detector(name, ("a", "b"), {})
+    detector = make_detector(name, TWO, needed(name, TWO))
     detector.update(
         Block(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.float32)), Scores.empty(0)
     )
@@ -82,7 +85,7 @@ def test_an_empty_block_is_nothing(name):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_no_columns_are_refused(name):
     with pytest.raises(ValueError, match="columns"):
-        make_detector(name, (), {})
+        make_detector(name, (), needed(name, TWO) | {"limits": ()} if name == "rules" else needed(name, TWO))
 
 
 def test_growing_one_by_one_copies_seldom():
