@@ -75,6 +75,7 @@ def create_app(settings: Settings) -> faust.App:
     app.batch_fetch = {"max_wait_ms": p.fetch_wait_ms, "min_bytes": p.fetch_min_bytes}
     ensure(settings)
     worker = Worker(settings, name)
+    worker.warm_up()
     app.fleetwatch = worker
     _handlers(app, worker)
     _pages(app, worker)
@@ -119,6 +120,7 @@ def _pages(app: Any, worker: Worker) -> None:
     PlatformCollector(registry=registry)
     metrics = WorkerMetrics(registry)
     metrics.watch(worker, app)
+    worker.latency = metrics.observe_latency
 
     @app.page("/metrics")
     async def metrics_page(web: Any, request: Any) -> Any:

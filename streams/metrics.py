@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,7 +31,18 @@ class WorkerMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._worker: Any = None
         self._app: Any = None
+        self._latency = Histogram(
+            "fleetwatch_alert_latency_seconds",
+            "From a frame's time, by its device's clock or by the broker's record timestamp, to its alert.",
+            ["clock"],
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+            registry=registry,
+        )
         registry.register(self)
+
+    def observe_latency(self, clock: str, seconds: float) -> None:
+        """clock : device or broker. A device's clock may be ahead: that counts as 0."""
+        self._latency.labels(clock).observe(max(0.0, seconds))
 
     def watch(self, worker: Any, app: Any) -> None:
         """The worker and the Faust app whose figures these are."""
@@ -48,6 +59,15 @@ class WorkerMetrics(Collector):
             ends[topic, partition] = consumer.highwater(TP(topic, partition))
         lag: dict[tuple[str, int], int] = self._worker.lag(ends)
         return lag
+
+    def _lag_seconds(self) -> dict[str, float]:
+        """The worst partition of each topic; 0 where nothing waits."""
+        worst: dict[str, float] = {}
+        for at, waiting in self._lag().items():
+            newest_ms = self._worker.newest_ts_ms.get(at)
+            age_s = time.time() - newest_ms / 1000 if waiting and newest_ms else 0.0
+            worst[at[0]] = max(worst.get(at[0], 0.0), age_s)
+        return worst
 
     def alive(self) -> tuple[bool, str]:
         """Work moves while there is work: (whether, why not)."""
@@ -73,8 +93,15 @@ class WorkerMetrics(Collector):
                 lag.add_metric([topic, str(partition)], waiting)
             for key, held in worker.core.devices_held().items():
                 devices.add_metric([key], held)
-        yield from (dead, lag, devices)
+        lag_s = GaugeMetricFamily(
+            "fleetwatch_lag_seconds", "Age of the newest record processed while others wait.", labels=["topic"]
+        )
+        if worker:
+            for topic, seconds in self._lag_seconds().items():
+                lag_s.add_metric([topic], seconds)
+        yield from (dead, lag, lag_s, devices)
         figures = {
+            "fleetwatch_records": ("Records fetched, refused ones included.", worker.records if worker else 0),
             "fleetwatch_batches": ("Fetched batches processed.", worker.batches if worker else 0),
             "fleetwatch_alerts": ("Alert events published.", worker.alerts if worker else 0),
             "fleetwatch_rebalances": ("Rebalances completed.", worker.rebalances if worker else 0),

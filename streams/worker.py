@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from streams.changelog import Changelog
@@ -18,6 +18,7 @@ from streams.checkpoint import Checkpointer
 from streams.core.effects import Effects
 from streams.publisher import Publisher
 from streams.transport.rawfetch import RawBatches
+from streams.warmup import warm_up
 from streams.wiring import make_core
 from telemetry import clients
 from telemetry.settings import Settings
@@ -27,6 +28,8 @@ log = logging.getLogger("fleetwatch.worker")
 
 EXIT_SOFTWARE = 70
 TopicPart = tuple[str, int]
+#: (which clock, seconds from it to the alert)
+LatencyObserver = Callable[[str, float], None]
 
 
 class Worker:
@@ -53,8 +56,16 @@ class Worker:
         self.restored = False
         self.rebalances = 0
         self.batches = 0
+        self.records = 0
         self.alerts = 0
         self.progress_at = time.monotonic()
+        self.latency: LatencyObserver = lambda clock, seconds: None
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first batches need: before the worker joins its group."""
+        started = time.monotonic()
+        warm_up(self.settings)
+        log.info("kernels ready in %.1f s", time.monotonic() - started)
 
     async def process(self, batch: RawBatches) -> None:
         """Apply one event of the transport."""
@@ -69,7 +80,13 @@ class Worker:
             effects,
         )
         self.publisher.publish(effects)
+        if effects.alerts:
+            now_s = time.time()
+            for device_us, broker_us in effects.alert_times_us:
+                self.latency("device", now_s - device_us / 1e6)
+                self.latency("broker", now_s - broker_us / 1e6)
         self.batches += 1
+        self.records += batch.count
         self.alerts += len(effects.alerts)
         at = (batch.topic, batch.partition)
         self.applied[at] = max(batch.next_offset, self.applied.get(at, 0))

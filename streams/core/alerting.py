@@ -45,6 +45,11 @@ class AlertWriter:
             return Severity.CRITICAL
         return Severity.MAJOR if score >= self._spec.major_surprise else Severity.MINOR
 
+    def _confidence(self, age_us: int) -> float:
+        """Below 1 while the detectors still get to know the device."""
+        settled_us = 5 * self._spec.warmup_us
+        return 1.0 if age_us >= settled_us else round(max(age_us, 0) / settled_us, 3)
+
     def _signals(self, words: NDArray[np.int64], figures: NDArray[np.float32]) -> tuple[GuiltySignal, ...]:
         found = []
         for k in range(TOP):
@@ -65,8 +70,12 @@ class AlertWriter:
         topic: str,
         partition: int,
         offset: int,
+        first_ts_us: int,
     ) -> Alert:
-        """The alert of one event (`streams.core.alert_policy`) at one row."""
+        """The alert of one event (`streams.core.alert_policy`) at one row.
+
+        first_ts_us : the device's first event time: until five warm-ups have passed its alerts are less certain.
+        """
         name, version = self._detectors[int(words[V_EPISODE + E_DETECTOR])]
         signals = self._signals(words, figures)
         kind = KINDS.get(name, "pattern")
@@ -86,7 +95,7 @@ class AlertWriter:
             state=state,
             severity=self._severity(score),
             score=score,
-            confidence=1.0,
+            confidence=self._confidence(ts_us - first_ts_us),
             onset_us=onset_us,
             ts_us=ts_us,
             window_us=ts_us - onset_us,

@@ -201,6 +201,7 @@ class Engine:
                 alert = self._writer.write(
                     events.words[i], events.figures[i], self.devices.key(int(events.words[i, 1])).decode(),
                     int(ts_us[row]), source.topic, source.partition, int(frame[F_OFFSET]),
+                    int(first_ts[int(events.words[i, 1])]),
                 )  # fmt: skip
                 effects.alerts.append(alert)
                 effects.alert_times_us.append((int(ts_us[row]), int(frame[F_RECORD_TS]) * 1000))
