@@ -11,10 +11,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -26,7 +25,7 @@ from telemetry.settings import Settings
 Z = 6.0
 START_S = 120.0
 _URL = re.compile(r"worker: (http\S+)")
-_FRAMES = re.compile(r"^fleetwatch_frames_total (\S+)", re.MULTILINE)
+_TOTAL = re.compile(r"^fleetwatch_(\w+)_total (\S+)", re.MULTILINE)
 
 
 def sections(bootstrap: str, variant: Variant, prefix: str, group: str) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("FLEETWATCH_") or k == "FLEETWATCH_CACHE_DIR"}
 
 
-class Process(AbstractContextManager["Process"]):
+class Process:
     """A child process, ended on leaving: SIGTERM, then SIGKILL."""
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
@@ -89,6 +88,19 @@ class Process(AbstractContextManager["Process"]):
     def rss_bytes(self) -> int:
         return int(self._process.memory_info().rss)
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when it has ended by itself, well.
+
+        Raises
+        ------
+        RuntimeError : it ended otherwise. subprocess.TimeoutExpired : it runs on.
+        """
+        if self._popen.wait(timeout_s) != 0:
+            self.check()
+
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -101,10 +113,10 @@ class Process(AbstractContextManager["Process"]):
 
 
 class WorkerProcess(Process):
-    """`fleetwatch worker` with these settings."""
+    """`fleetwatch worker` with these settings, or another module that takes its place."""
 
-    def __init__(self, config: Path, log: Path) -> None:
-        super().__init__(["-m", "fleetwatch", "--config", str(config), "worker", "--port", "0"], log)
+    def __init__(self, config: Path, log: Path, module: str = "fleetwatch") -> None:
+        super().__init__(["-m", module, "--config", str(config), "worker", "--port", "0"], log)
         self._url = ""
 
     def _page(self) -> str | None:
@@ -121,11 +133,13 @@ class WorkerProcess(Process):
             return None
         return text
 
+    def totals(self) -> dict[str, float]:
+        """The worker's counters without a label, by their short names; empty while it starts."""
+        return {name: float(value) for name, value in _TOTAL.findall(self._page() or "")}
+
     def frames(self) -> int:
         """Frames accepted so far; 0 while it starts."""
-        page = self._page()
-        match = _FRAMES.search(page) if page is not None else None
-        return int(float(match.group(1))) if match else 0
+        return int(self.totals().get("frames", 0))
 
     def wait_frames(self, at_least: int, timeout_s: float, pause_s: float) -> int:
         """Return once it has accepted so many frames: how many they are.

@@ -22,28 +22,37 @@ DRAIN_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One worker over the whole input; ns and rate from 20 % of it to its last commit."""
+    """One worker over the whole input; ns and rate from 20 % of it to its end. state_rows : a message."""
 
     ns_per_message: float
     messages_per_s: float
     rss_mb: float
+    state_rows: float
 
 
-def drain(config: Path, settings: Settings, total: int, log: Path, sample_s: float = 0.02) -> Run:
-    """Start a worker on a topic that holds `total` frames and wait until all are committed."""
+def drain(
+    config: Path, settings: Settings, total: int, log: Path, module: str = "fleetwatch", *, committed: bool = True
+) -> Run:
+    """Start a worker on a topic that holds `total` frames and wait until all are committed.
+
+    committed : wait for, and count, the last commit; else only until all are processed.
+    """
     topic = topics(settings).vehicle.name
-    with process.WorkerProcess(config, log) as worker:
-        first = worker.wait_frames(int(FROM * total), process.START_S, sample_s)
+    with process.WorkerProcess(config, log, module) as worker:
+        first = worker.wait_frames(int(FROM * total), process.START_S, 0.02)
         cpu_s, wall_s = worker.cpu_s(), time.perf_counter()
+        rows = worker.totals().get("state_rows", 0.0)
         worker.wait_frames(total, DRAIN_S, 0.1)
         drained_s = time.perf_counter()
-        cluster.wait_committed(settings, topic, total, DRAIN_S)
+        if committed:
+            cluster.wait_committed(settings, topic, total, DRAIN_S)
         worker.check()
         used_s = worker.cpu_s() - cpu_s
         if first >= 0.9 * total:
             raise RuntimeError(f"{total:,} frames are too few: {first:,} were done at the first look")
+        rows = (worker.totals()["state_rows"] - rows) / (total - first)
         rate = (total - first) / (drained_s - wall_s)
-        return Run(used_s / (total - first) * 1e9, rate, worker.rss_bytes() / 1e6)
+        return Run(used_s / (total - first) * 1e9, rate, worker.rss_bytes() / 1e6, rows)
 
 
 def verify(settings: Settings, want: reference.Expected) -> list[str]:
@@ -88,6 +97,7 @@ def measure(bootstrap: str, folder: Path, variant: Variant, messages: int, runs:
         "ns_per_sample": ns / variant.samples,
         "messages_per_s": statistics.median(run.messages_per_s for run in done),
         "rss_mb": max(run.rss_mb for run in done),
+        "state_rows_per_message": statistics.median(run.state_rows for run in done),
         "messages": messages,
         "features": sum(len(w) for w in want.features.values()),
         "alerts": len(want.alerts),
