@@ -291,7 +291,7 @@ def columns_in_range(trial: Trial) -> None:
     expected = np.isfinite(scores.expected[rows, at])
     missing = np.isnan(trial.block.values[rows, column[rows, at]])
     assert (expected | missing).all(), "columns_in_range: expected is not finite"
-    assert not (expected & missing).any(), "columns_in_range: a missing column named for a value that it should have"
+    assert not (expected & missing).any(), "columns_in_range: a missing column named with an expectation"
 
 
 def reserve_keeps(trial: Trial) -> None:

@@ -24,6 +24,7 @@ from detectors.surprise import CAP
 SMOOTHING = (0.5, 0.05)
 _SWEEPS = 3  # of Gauss-Seidel, to fill missing values with what the others imply
 _LIMIT = 1e4  # largest residual, in conditional standard deviations
+_FAR = 1e9  # largest distance from the mean, in standard deviations: sums of it stay finite
 # Rows of the tail table, for each smoothing: threshold, surprise there, 1 / scale, shape.
 T_FROM, T_SURPRISE, T_RATE, T_SHAPE = range(4)
 
@@ -60,9 +61,10 @@ def _update(
 ) -> int:
     """Score and learn each row. Returns a row whose slot is out of range, or -1.
 
-    weights : (d, d), transposed, so that a residual is a sum over its rows. state : (slots, 1 + 3 d): rows seen,
-    the device's offsets, and the residual smoothed twice. prm : warm rows, learning rate, tries, explain_from,
-    surprise from which the offset is held.
+    weights : (d, d), transposed, so that a residual is a sum over its rows. state : (slots, 4 d): for each column
+    1 + the rows that taught its offset, at most 1 + warm rows (0 = never seen), the device's offsets, and the
+    residual smoothed twice. prm : warm rows, learning rate, tries, explain_from, surprise from which the offset
+    is held.
     """
     d = values.shape[1]
     warm, rate, tries, explain_from, hold = prm[0], np.float32(prm[1]), prm[2], prm[3], prm[4]
@@ -73,54 +75,68 @@ def _update(
         if slot < 0 or slot >= len(state):
             return i
         missing = np.int64(0)
+        joined = np.int64(0)
         for j in range(d):
             x = np.float64(values[i, j])
             ok = abs(x) < 1e30
             missing += np.int64(not ok)
-            z[j] = np.float32((x - mean[j]) * scale[j]) if ok else np.float32(0)
+            joined += np.int64(ok and state[slot, j] == np.float32(0))
+            z[j] = np.float32(min(max((x - mean[j]) * scale[j], -_FAR), _FAR)) if ok else np.float32(0)
         if missing == d:
             continue
+        if joined > 0:
+            _begin(values[i], state[slot])
         for _ in range(_SWEEPS if missing else 0):
             for j in range(d):
                 if not abs(values[i, j]) < np.float32(1e30):
                     u = np.float32(0)
                     for k in range(d):
                         u += precision[j, k] * z[k]
-                    z[j] -= u / precision[j, j]
+                    z[j] -= (u - state[slot, d + j] * weights[j, j]) / precision[j, j]
         r[:] = np.float32(0)
         for k in range(d):
             f = z[k]
             for j in range(d):
                 r[j] += weights[k, j] * f
-        seen = state[slot, 0]
-        if seen < warm:
-            for j in range(d):
-                if abs(values[i, j]) < np.float32(1e30):
-                    v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT))
-                    state[slot, 1 + j] += (v - state[slot, 1 + j]) / (seen + np.float32(1))
-            state[slot, 0] = seen + np.float32(1)
-            continue
-        best = 0.0
+        best = -1.0
         for j in range(d):
             if not abs(values[i, j]) < np.float32(1e30):
                 r[j] = np.float32(0)
                 continue
-            v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT)) - state[slot, 1 + j]
+            v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT)) - state[slot, d + j]
             r[j] = v
+            if state[slot, j] <= warm:
+                state[slot, d + j] += v / state[slot, j]
+                state[slot, j] += np.float32(1)
+                r[j] = np.float32(0)
+                continue
             for s in range(2):
-                at = 1 + (1 + s) * d + j
+                at = (2 + s) * d + j
                 e = state[slot, at] + np.float32(SMOOTHING[s]) * (v - state[slot, at])
                 state[slot, at] = e
                 own = _tail(abs(e), tails[s], j)
                 best = max(best, own)
+        if best < 0.0:
+            continue
         score = min(max(best - tries, 0.0), CAP)
         surprise[i] = score
         if score >= explain_from:
             _name(values[i], r, unit, tails, state[slot], explain_from, column[i], expected[i], share[i])
         if score < hold:
             for j in range(d):
-                state[slot, 1 + j] += rate * r[j]
+                state[slot, d + j] += rate * r[j]
     return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _begin(x: NDArray[np.float32], state: NDArray[np.float32]) -> None:
+    """A signal joined: what its absence taught of the others does not hold, so the device is met anew."""
+    d = len(x)
+    for j in range(d):
+        if state[j] > np.float32(0) or abs(x[j]) < np.float32(1e30):
+            state[j] = np.float32(1)
+        for s in range(1, 4):
+            state[s * d + j] = np.float32(0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -140,9 +156,8 @@ def _name(
     for j in range(d):
         if not abs(x[j]) < np.float32(1e30):
             continue
-        slow = state[1 + 2 * d + j]
-        fast = _tail(abs(state[1 + d + j]), tails[0], j)
-        own = min(max(fast, _tail(abs(slow), tails[1], j)), CAP)
+        fast = _tail(abs(state[2 * d + j]), tails[0], j)
+        own = min(max(fast, _tail(abs(state[3 * d + j]), tails[1], j)), CAP)
         if own < least:
             continue
         at = TOP - 1
@@ -156,14 +171,35 @@ def _name(
         share[at] = own
 
 
+def _check_model(columns: tuple[str, ...], model: Mapping[str, Any]) -> None:
+    """Raises
+    ------
+    ValueError : the model is not one that `fit` makes, or is one for other columns.
+    """
+    d = len(columns)
+    if d == 0 or list(columns) != list(model.get("columns", ())):
+        raise ValueError("the model was fitted to other columns")
+    for part, size in (("mean", d), ("scale", d), ("precision", d * d), ("tails", 8 * d)):
+        try:
+            numbers = np.array(model.get(part, ()), np.float64)
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"the model's {part} are not numbers: {exc}") from exc
+        if numbers.shape != (size,) or not np.isfinite(numbers).all():
+            raise ValueError(f"the model's {part} must be {size} finite numbers")
+    positive = [*model["scale"], *model["precision"][:: d + 1], *model["tails"][:d], *model["tails"][4 * d : 5 * d]]
+    if min(positive) <= 0.0:
+        raise ValueError("the model's scales, precisions and tail starts must be above 0")
+
+
 class Relations:
     """Each signal against what all the others imply, by relations learnt from healthy devices of the class.
 
     The model (`detectors.relations_fit.fit`) holds the class's means, scales, precision matrix and, for each
-    signal, the tail of its residuals in health. A device adds its offsets, learnt in its first `warm_rows` rows
-    and followed slowly afterwards: a tyre filled a little higher, a sensor a little off. A row's residuals, less
-    the offsets, are smoothed over about two and about twenty rows; the surprise of each is read off the
-    healthy tail; the largest counts, corrected for having looked 2 d times (Bonferroni).
+    signal, the tail of its residuals in health. A device adds its offsets, each learnt in `warm_rows` rows with
+    that signal and followed slowly afterwards: a tyre filled a little higher, a sensor a little off. When a
+    signal reports for the first time, all offsets are learnt anew. A row's residuals, less the offsets, are
+    smoothed over about two and about twenty rows; the surprise of each is read off the healthy tail; the largest
+    counts, corrected for having looked 2 d times (Bonferroni).
 
     It works from a device's first minutes, for whatever breaks a relation: a wheel speed that stands still, a tyre
     that loses gas, a cell that drifts from its battery, heat without load. The guilty signal is the one that the
@@ -175,15 +211,15 @@ class Relations:
     ----------
     columns : names of the d value columns, equal to the model's.
     model : see `detectors.relations_fit.fit`.
-    warm_rows : rows that only teach the offsets.
+    warm_rows : rows with a signal that only teach its offset.
     rate : of following the offsets afterwards, a row.
     hold : the offsets stay from this surprise on.
     explain_from : columns are named from this surprise on.
 
     Notes
     -----
-    NaN = missing: such a signal is filled with what the others imply and has no opinion itself. State: 4 + 12 d
-    bytes a slot. Cost: d^2 multiplications a row.
+    NaN = missing: such a signal is filled with what the others and its offset imply, and has no opinion itself.
+    State: 16 d bytes a slot. Cost: d^2 multiplications a row.
     """
 
     def __init__(
@@ -196,8 +232,7 @@ class Relations:
         hold: float = 3.0,
         explain_from: float = 3.0,
     ) -> None:
-        if list(columns) != list(model["columns"]):
-            raise ValueError("the model was fitted to other columns")
+        _check_model(columns, model)
         if not 1 <= warm_rows <= 1_000_000:
             raise ValueError(f"warm_rows must lie in 1..1000000, not {warm_rows}")
         if not 0.0 <= rate <= 0.1:
@@ -210,7 +245,7 @@ class Relations:
             "hold": float(hold),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("relations", 1, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("relations", 2, "sample", tuple(columns), params)
         self._d = d
         precision = np.array(model["precision"], np.float64).reshape(d, d)
         inverse_sd = 1.0 / np.sqrt(np.diag(precision))
@@ -223,7 +258,7 @@ class Relations:
         self._tails = np.array(model["tails"], np.float32).reshape(2, 4, d)
         tries = math.log10(2 * d)
         self._prm = np.array([warm_rows, rate, tries, explain_from, hold], np.float64)
-        self._state: NDArray[np.float32] = np.zeros((0, 1 + 3 * d), np.float32)
+        self._state: NDArray[np.float32] = np.zeros((0, 4 * d), np.float32)
 
     @property
     def spec(self) -> DetectorSpec:
@@ -231,7 +266,7 @@ class Relations:
 
     @property
     def state_nbytes(self) -> int:
-        return 4 + 12 * self._d
+        return 16 * self._d
 
     def reserve(self, n_slots: int) -> None:
         self._state = grown(self._state, n_slots)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.blocks import check_block, check_states, clear, grown, readonly
 from detectors.protocol import TOP, Block, DetectorSpec, Scores
+from detectors.surprise import CAP
 
 #: Longest run of missing values that is counted; its surprise is far beyond any threshold.
 RUN_MAX = 10_000
@@ -53,10 +54,10 @@ def _update(
                 if x < limits[0, j] or x > limits[1, j]:
                     own = impossible
                     target = limits[0, j] if x < limits[0, j] else limits[1, j]
-            else:
+            else:  # also an infinity: a value that no sensor means
                 run[slot, j] = min(run[slot, j] + 1, RUN_MAX)
                 if seen[slot, j] >= known:
-                    own = run[slot, j] * per_missing
+                    own = min(run[slot, j] * per_missing, CAP)
             if seen[slot, j] < known:
                 continue
             best = max(best, own)
@@ -73,7 +74,7 @@ def _update(
                 expected[i, at] = target
                 share[i, at] = own
         if best >= 0.0:
-            surprise[i] = min(max(best - prm[4], 0.0), 300.0)
+            surprise[i] = max(best - prm[4], 0.0)
     return -1
 
 
@@ -81,8 +82,9 @@ class Rules:
     """A signal that stopped reporting, and values outside the declared range.
 
     A signal that was there and is missing k times running has surprise k times -log10 `missing_share`: as rare as k
-    independent losses. A value outside its declared range is impossible by declaration and gets
-    `impossible_surprise`; the nearer limit is what was expected. The others get 0: no rule is broken.
+    independent losses; what was expected of it is NaN. A value outside its declared range is impossible by
+    declaration and gets `impossible_surprise`; the nearer limit is what was expected. The others get 0: no rule is
+    broken.
 
     It works where the catalogue's ranges hold in health, and frames carry a signal always or never. It does not
     see a device that is silent altogether (no row, no opinion) nor a signal that never reported.
@@ -120,6 +122,8 @@ class Rules:
             raise ValueError(f"missing_share must lie between 0 and 1, not {missing_share}")
         if not 1 <= known_rows <= 1_000_000:
             raise ValueError(f"known_rows must lie in 1..1000000, not {known_rows}")
+        if not 0.0 <= impossible_surprise <= CAP:
+            raise ValueError(f"impossible_surprise must lie in 0..{CAP:.0f}, not {impossible_surprise}")
         pairs = [[a, b] for a, b in limits] or [[None, None]] * d
         params: dict[str, Any] = {
             "limits": pairs,
@@ -128,7 +132,7 @@ class Rules:
             "impossible_surprise": float(impossible_surprise),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("rules", 1, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("rules", 2, "sample", tuple(columns), params)
         self._d = d
         self._limits = np.array(
             [

@@ -67,7 +67,11 @@ def train(config: Path | None, name: str, count: int, minutes: float, seed: int,
             for out in fleet.step():
                 frames[out.key].append(decode_frame(out.value, len(entry.signals)).values)
     columns = [entry.columns[i] for i in entry.monitored]
-    model = {"catalog": entry.key, "source": f"simulated, seed {seed}"} | fit(columns, healthy_rows(entry, frames))
+    try:
+        learnt = fit(columns, healthy_rows(entry, frames))
+    except ValueError as exc:
+        raise click.UsageError(f"{exc}; ask for more --minutes or a larger --count") from exc
+    model = {"catalog": entry.key, "source": f"simulated, seed {seed}"} | learnt
     path = output or Path(entry.key.replace("/", "-") + ".relations.json")
     path.write_text(json.dumps(model, separators=(",", ":")) + "\n", encoding="utf-8")
     click.echo(f"{path}: {model['devices']} devices, {model['rows']} rows, {len(columns)} signals")

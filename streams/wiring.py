@@ -68,26 +68,26 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     """Makes each class's detectors as the settings list them.
 
     `relations` runs only where a trained model is found; a detector whose alerts are a fallback alerts only where
-    none is.
+    `relations` does not run.
     """
 
     def make(entry: Catalog) -> Lineup:
         watched = tuple(entry.columns[i] for i in entry.monitored)
         relations = catalog.relations_model(entry.key, settings.catalog.paths)
+        wants = [w for w in settings.detectors if not w.classes or entry.name in w.classes]
+        if relations is None:
+            wants = [w for w in wants if w.name != "relations" or "model" in w.params]
+        related = any(w.name == "relations" for w in wants)
         alerting: list[Detector] = []
         silent: list[Detector] = []
         window: list[Detector] = []
-        for wanted in settings.detectors if watched else ():
-            if (wanted.classes and entry.name not in wanted.classes) or (
-                wanted.name == "relations" and relations is None and "model" not in wanted.params
-            ):
-                continue
+        for wanted in wants if watched else ():
             if rate_of(wanted.name) == "window":
                 columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
                 window.append(make_detector(wanted.name, columns, wanted.params))
                 continue
             detector = make_detector(wanted.name, watched, _params(wanted, entry, relations))
-            alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and relations is None)
+            alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and not related)
             (alerting if alerts else silent).append(detector)
         return Lineup((*alerting, *silent), tuple(window), len(alerting))
 

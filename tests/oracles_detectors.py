@@ -177,3 +177,122 @@ def robust(slots, values, shape=0.1, **settings):
         for column, x in zip(columns, row, strict=True):
             column.learn(x, alive)
     return told
+
+
+def _there(x):
+    return bool(abs(x) < F(1e30))
+
+
+def tail(value, start, surprise, rate, shape):
+    """-log10 of the share of healthy values of at least `value`: a line up to `start`, a Pareto law from there."""
+    if value <= start:
+        return surprise * value / start
+    over = (value - start) * rate
+    if shape < 1e-3:
+        return surprise + over / math.log(10.0)
+    return surprise + math.log10(1.0 + shape * over) / shape
+
+
+def implied(z, known, precision, offsets, sweeps=3):
+    """z with what is not known moved, one after the other, so that its own residual is its offset."""
+    out = list(z)
+    for _ in range(sweeps):
+        for j, there in enumerate(known):
+            if not there:
+                others = sum(precision[j, k] * out[k] for k in range(len(out)) if k != j)
+                out[j] = (offsets[j] * math.sqrt(precision[j, j]) - others) / precision[j, j]
+    return out
+
+
+class RelationsDevice:
+    """One device of `relations`: of each signal its offset, how many rows taught it, and two smoothed residuals."""
+
+    def __init__(self, model, warm=120, rate=2e-4, hold=3.0):
+        self.d = d = len(model["columns"])
+        self.mean, self.scale = model["mean"], model["scale"]
+        self.precision = np.array(model["precision"]).reshape(d, d)
+        self.tails = np.array(model["tails"]).reshape(2, 4, d)
+        self.warm, self.rate, self.hold = warm, rate, hold
+        self.taught = [None] * d  # None = never seen
+        self.offsets = [0.0] * d
+        self.smoothed = [[0.0] * d, [0.0] * d]
+
+    def residuals(self, row, known):
+        z = [
+            (float(x) - m) / s if ok else 0.0 for x, m, s, ok in zip(row, self.mean, self.scale, known, strict=True)
+        ]
+        z = implied(z, known, self.precision, self.offsets)
+        out = []
+        for j in range(self.d):
+            r = sum(self.precision[j, k] * z[k] for k in range(self.d)) / math.sqrt(self.precision[j, j])
+            out.append(min(max(r, -1e4), 1e4))
+        return out
+
+    def score(self, row):
+        """(surprise or None, own surprise of each signal with an opinion, its expected value), then learn."""
+        known = [_there(x) for x in row]
+        if not any(known):
+            return None, {}, {}
+        if any(ok and taught is None for ok, taught in zip(known, self.taught, strict=True)):
+            self.taught = [0 if ok or t is not None else None for ok, t in zip(known, self.taught, strict=True)]
+            self.offsets, self.smoothed = [0.0] * self.d, [[0.0] * self.d, [0.0] * self.d]
+        own, expected, off = {}, {}, {}
+        for j, r in enumerate(self.residuals(row, known)):
+            if not known[j]:
+                continue
+            v = r - self.offsets[j]
+            if self.taught[j] < self.warm:
+                self.taught[j] += 1
+                self.offsets[j] += v / self.taught[j]
+                continue
+            own[j] = 0.0
+            for s, weight in enumerate((0.5, 0.05)):
+                self.smoothed[s][j] += weight * (v - self.smoothed[s][j])
+                own[j] = max(own[j], min(tail(abs(self.smoothed[s][j]), *self.tails[s, :, j]), 300.0))
+            off[j] = v
+            expected[j] = float(row[j]) - v * self.scale[j] / math.sqrt(self.precision[j, j])
+        if not own:
+            return None, own, expected
+        surprise = min(max(max(own.values()) - math.log10(2 * self.d), 0.0), 300.0)
+        if surprise < self.hold:
+            for j, v in off.items():
+                self.offsets[j] += self.rate * v
+        return surprise, own, expected
+
+
+def relations(slots, values, model, **settings):
+    """[(surprise or None, own by column, expected by column)] of each row."""
+    devices, told = {}, []
+    for slot, row in zip(slots.tolist(), values, strict=True):
+        told.append(devices.setdefault(slot, RelationsDevice(model, **settings)).score(row))
+    return told
+
+
+def rules(slots, values, limits, missing_share=0.1, known_rows=30, impossible=30.0):
+    """[(surprise or None, {column: (own surprise, expected)})] of each row, where something is broken."""
+    present, run, told = {}, {}, []
+    for slot, row in zip(slots.tolist(), values, strict=True):
+        if not any(_there(x) for x in row):
+            told.append((None, {}))
+            continue
+        own, judged = {}, False
+        for j, x in enumerate(row):
+            at = (slot, j)
+            low, high = (None if limit is None else F(limit) for limit in limits[j])
+            if _there(x):
+                run[at] = 0
+                present[at] = present.get(at, 0) + 1
+            else:
+                run[at] = min(run.get(at, 0) + 1, 10_000)
+            if present.get(at, 0) < known_rows:
+                continue
+            judged = True
+            if run[at]:
+                own[j] = (min(-run[at] * math.log10(missing_share), 300.0), math.nan)
+            elif low is not None and x < low:
+                own[j] = (impossible, float(low))
+            elif high is not None and x > high:
+                own[j] = (impossible, float(high))
+        worst = max((surprise for surprise, _ in own.values()), default=0.0)
+        told.append((max(worst - math.log10(len(row)), 0.0) if judged else None, own))
+    return told

@@ -1,6 +1,7 @@
 """Every compiled detector against its naive twin, on arbitrary data."""
 
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detector_models import MEAN, SD, correlated, fitted, needed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.anomaly import HalfSpaceTrees
@@ -139,31 +141,95 @@ def test_river_bank_is_river_itself_a_device(d, seed):
             past.append(score)
 
 
+def gappy(d, seed, rows):
+    """Correlated rows of 3 devices with offsets of their own: gaps, signals that join late or leave, jumps."""
+    rng = np.random.default_rng(seed)
+    values = correlated(rng, rows, d)
+    slots = rng.integers(0, 3, rows).astype(np.int32)
+    values += (rng.normal(0.0, 1.0, (3, d)) * SD)[slots].astype(np.float32)
+    values[rng.random((rows, d)) < rng.choice([0.0, 0.02, 0.3])] = np.nan
+    values[rng.random(rows) < 0.03] = np.nan
+    values[rng.random((rows, d)) < 0.005] *= np.float32(30.0)
+    values[rng.random((rows, d)) < 0.002] = rng.choice([np.inf, -np.inf, 3e38])
+    column, at = int(rng.integers(0, d)), int(rng.integers(0, rows))
+    values[:at, column] = np.where(slots[:at] == 0, np.nan, values[:at, column])
+    values[at:, column] = np.where(slots[at:] == 1, np.nan, values[at:, column])
+    return Block(slots, np.arange(rows, dtype=np.int64), values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(d=st.integers(1, 7), seed=st.integers(0, 2**32 - 1))
+def test_relations_are_their_oracle_whatever_is_missing(d, seed):
+    block, model = gappy(d, seed, 300), fitted(columns(d))
+    small = {"warm_rows": 15, "rate": 0.01}
+    scores = scored(make_detector("relations", columns(d), {"model": model, **small}), block)
+    told = oracles.relations(block.slots, block.values, model, warm=15, rate=0.01)
+    for i, (surprise, own, expected) in enumerate(told):
+        assert math.isnan(scores.surprise[i]) == (surprise is None)
+        if surprise is None:
+            continue
+        assert scores.surprise[i] == pytest.approx(surprise, rel=0.01, abs=0.02)
+        named = [c for c in scores.column[i].tolist() if c >= 0]
+        for at, c in enumerate(named):
+            assert scores.share[i, at] == pytest.approx(own[c], rel=0.01, abs=0.02)
+            assert scores.expected[i, at] == pytest.approx(expected[c], rel=1e-3, abs=0.01 * SD)
+        if surprise > 3.1:
+            assert own[named[0]] == pytest.approx(max(own.values()), rel=0.01, abs=0.02)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    d=st.integers(1, 7),
+    seed=st.integers(0, 2**32 - 1),
+    share=st.sampled_from([0.5, 0.1, 0.001]),
+    known_rows=st.integers(1, 40),
+)
+def test_rules_are_their_oracle_whatever_is_missing(d, seed, share, known_rows):
+    block = gappy(d, seed, 300)
+    limits = [[(None, None), (0.0, 30.0), (None, MEAN + SD), (MEAN - SD, None)][(seed + j) % 4] for j in range(d)]
+    params = {"limits": limits, "missing_share": share, "known_rows": known_rows}
+    scores = scored(make_detector("rules", columns(d), params), block)
+    told = oracles.rules(block.slots, block.values, limits, share, known_rows)
+    for i, (surprise, own) in enumerate(told):
+        assert math.isnan(scores.surprise[i]) == (surprise is None)
+        if surprise is None:
+            continue
+        assert scores.surprise[i] == pytest.approx(surprise, rel=1e-5, abs=1e-5)
+        broken = {c: o for c, o in own.items() if o[0] >= 3.0}
+        want = sorted(broken, key=lambda c: (-np.float32(broken[c][0]), c))[:3]
+        assert [c for c in scores.column[i].tolist() if c >= 0] == want
+        for at, c in enumerate(want):
+            assert scores.share[i, at] == pytest.approx(own[c][0], rel=1e-5)
+            assert scores.expected[i, at] == pytest.approx(own[c][1], rel=1e-5, nan_ok=True)
+
+
 _UNCOMPILED = """
-import numpy as np, sys
+import json, numpy as np, sys
 np.seterr(all="ignore")
 from numba import config
 assert config.DISABLE_JIT
 from detectors.checks import make_trial, run
 from detectors.registry import make_detector
-name, path = sys.argv[1:]
-make = lambda: make_detector(name, ("a", "b", "c"), {"warm_rows": 20})
+name, path, params = sys.argv[1:]
+make = lambda: make_detector(name, ("a", "b", "c"), json.loads(params))
 trial = make_trial(make, devices=2, rows=160)
 scores = run(trial.fresh(), trial.block)
 np.savez(path, surprise=scores.surprise, column=scores.column, expected=scores.expected, share=scores.share)
 """
 
 
-@pytest.mark.parametrize("name", ["ewma", "robust"])
+@pytest.mark.parametrize("name", ["ewma", "relations", "robust", "rules"])
 def test_uncompiled_kernels_say_the_same(name, tmp_path):
     path = tmp_path / "scores.npz"
+    abc = ("a", "b", "c")
+    params = needed(name, abc) | ({"known_rows": 20} if name == "rules" else {"warm_rows": 20})
     subprocess.run(
-        [sys.executable, "-c", _UNCOMPILED, name, str(path)],
+        [sys.executable, "-c", _UNCOMPILED, name, str(path), json.dumps(params)],
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         check=True,
         timeout=120,
     )
-    trial = make_trial(lambda: make_detector(name, ("a", "b", "c"), {"warm_rows": 20}), devices=2, rows=160)
+    trial = make_trial(lambda: make_detector(name, abc, params), devices=2, rows=160)
     scores = run(trial.fresh(), trial.block)
     assert np.isfinite(scores.surprise).any()
     with np.load(path) as other:
