@@ -12,6 +12,7 @@ from streams.core.engine import WINDOW_COLUMNS, EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog
 from telemetry.catalog import Catalog
+from telemetry.errors import SettingsError
 from telemetry.settings import DetectorSettings, Settings
 from telemetry.topics import topics
 
@@ -68,7 +69,7 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     """Makes each class's detectors as the settings list them.
 
     `relations` runs only where a trained model is found; a detector whose alerts are a fallback alerts only where
-    `relations` does not run.
+    `relations` does not run. What it makes raises SettingsError for a name, a parameter or a model that is wrong.
     """
 
     def make(entry: Catalog) -> Lineup:
@@ -82,11 +83,14 @@ def detector_factory(settings: Settings) -> DetectorFactory:
         silent: list[Detector] = []
         window: list[Detector] = []
         for wanted in wants if watched else ():
-            if rate_of(wanted.name) == "window":
-                columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
-                window.append(make_detector(wanted.name, columns, wanted.params))
-                continue
-            detector = make_detector(wanted.name, watched, _params(wanted, entry, relations))
+            try:
+                if rate_of(wanted.name) == "window":
+                    columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
+                    window.append(make_detector(wanted.name, columns, wanted.params))
+                    continue
+                detector = make_detector(wanted.name, watched, _params(wanted, entry, relations))
+            except (TypeError, ValueError) as exc:
+                raise SettingsError(f"detector {wanted.name} of {entry.key}: {exc}") from exc
             alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and not related)
             (alerting if alerts else silent).append(detector)
         return Lineup((*alerting, *silent), tuple(window), len(alerting))
@@ -95,13 +99,21 @@ def detector_factory(settings: Settings) -> DetectorFactory:
 
 
 def make_core(settings: Settings) -> Core:
-    """The worker's core."""
+    """The worker's core.
+
+    Raises
+    ------
+    SettingsError : a detector's name or a parameter is wrong for any class: now, not at the class's first frame.
+    """
     catalogs = catalog.load(settings.catalog.paths)
+    factory = detector_factory(settings)
+    for entry in catalogs.values():
+        factory(entry)
     inputs = topics(settings).inputs
     return Core(
         catalogs,
         engine_spec(settings),
-        detector_factory(settings),
+        factory,
         [spec.name for spec in inputs],
         ["vehicle", "device"],
         future_max_us=_us(settings.processing.future_max_s),

@@ -164,7 +164,7 @@ def relations_model(key: str, paths: Iterable[Path] = ()) -> dict[str, Any] | No
 
     Raises
     ------
-    CatalogError : the file is not JSON.
+    CatalogError : the file is not a JSON object.
     """
     name = key.replace("/", "-") + ".relations.json"
     for path in paths:
@@ -177,9 +177,11 @@ def relations_model(key: str, paths: Iterable[Path] = ()) -> dict[str, Any] | No
 
 def _json(text: str, source: str) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(text)
+        data = json.loads(text)
     except json.JSONDecodeError as exc:
         raise CatalogError(f"{source}: not JSON: {exc}") from exc
+    if not isinstance(data, dict):
+        raise CatalogError(f"{source}: expected an object, as `fleetwatch train` writes it")
     return data
 
 
