@@ -104,7 +104,7 @@ def _update(
                 r[j] = np.float32(0)
                 continue
             v = min(max(r[j], np.float32(-_LIMIT)), np.float32(_LIMIT)) - state[slot, d + j]
-            r[j] = v
+            r[j] -= state[slot, d + j]
             if state[slot, j] <= warm:
                 state[slot, d + j] += v / state[slot, j]
                 state[slot, j] += np.float32(1)

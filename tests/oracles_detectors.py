@@ -225,7 +225,7 @@ class RelationsDevice:
         out = []
         for j in range(self.d):
             r = sum(self.precision[j, k] * z[k] for k in range(self.d)) / math.sqrt(self.precision[j, j])
-            out.append(min(max(r, -1e4), 1e4))
+            out.append(r)
         return out
 
     def score(self, row):
@@ -240,7 +240,7 @@ class RelationsDevice:
         for j, r in enumerate(self.residuals(row, known)):
             if not known[j]:
                 continue
-            v = r - self.offsets[j]
+            v = min(max(r, -1e4), 1e4) - self.offsets[j]
             if self.taught[j] < self.warm:
                 self.taught[j] += 1
                 self.offsets[j] += v / self.taught[j]
@@ -250,7 +250,7 @@ class RelationsDevice:
                 self.smoothed[s][j] += weight * (v - self.smoothed[s][j])
                 own[j] = max(own[j], min(tail(abs(self.smoothed[s][j]), *self.tails[s, :, j]), 300.0))
             off[j] = v
-            expected[j] = float(row[j]) - v * self.scale[j] / math.sqrt(self.precision[j, j])
+            expected[j] = float(row[j]) - (r - self.offsets[j]) * self.scale[j] / math.sqrt(self.precision[j, j])
         if not own:
             return None, own, expected
         surprise = min(max(max(own.values()) - math.log10(2 * self.d), 0.0), 300.0)

@@ -25,7 +25,7 @@ from telemetry.alerts import Alert, AlertState, GuiltySignal, Severity, rfc3339,
 from telemetry.catalog import Catalog
 
 #: What sort of anomaly a detector's alerts are, in a word.
-KINDS = {"ewma": "spike", "robust": "shift", "covariance": "relation", "rules": "rule"}
+KINDS = {"ewma": "spike", "robust": "shift", "relations": "relation", "rules": "rule"}
 _STATES = {OPENED: AlertState.OPEN, UPDATED: AlertState.UPDATE}
 
 

@@ -215,17 +215,20 @@ class Engine:
             block = Block(block.slots[chosen], block.ts_us[chosen], block.values[chosen])
             self._surprise[:, :n] = np.nan
             self._column[:, :n] = -1
-        block = Block(block.slots, block.ts_us, self.watch.select(block.slots, block.values))
+        values = block.values
+        block = Block(block.slots, block.ts_us, self.watch.select(block.slots, values))
+        n = len(block)
         for q, detector in enumerate(self.detectors):
             if chosen is None:
                 out = Scores(self._surprise[q], self._column[q], self._expected[q], self._share[q])
                 detector.update(block, out)
-            elif len(block):
-                out = Scores.empty(len(block))
+                self.watch.name(out.column[:n], out.expected[:n], values, block.values)
+            elif n:
+                out = Scores.empty(n)
                 detector.update(block, out)
+                self.watch.name(out.column, out.expected, values, block.values)
                 self._surprise[q, chosen], self._column[q, chosen] = out.surprise, out.column
                 self._expected[q, chosen], self._share[q, chosen] = out.expected, out.share
-            self.watch.name(self._column[q, :n])
 
     def _publish(self, closed: Closed, source: Source, effects: Effects) -> None:
         """Features, the sample-rate detectors' peaks, and the window-rate detectors' opinions."""

@@ -81,7 +81,27 @@ class WatchStage:
         _select(slots, values, self.columns, self._counter, self._last, out)
         return out
 
-    def name(self, column: NDArray[np.int16]) -> None:
-        """Turn watched columns into the catalogue's, in place; -1 stays."""
-        if not self.whole:
-            np.copyto(column, self.columns[column].astype(np.int16), where=column >= 0)
+    def name(
+        self,
+        column: NDArray[np.int16],
+        expected: NDArray[np.float32],
+        values: NDArray[np.float32],
+        seen: NDArray[np.float32],
+    ) -> None:
+        """Turn opinions on what was seen into ones on the row, in place.
+
+        Parameters
+        ----------
+        column : (n, TOP), watched columns become the catalogue's; -1 stays.
+        expected : (n, TOP), of a counter the increase becomes the total, to be compared with the row's.
+        values, seen : (n, signals), (n, watched): what `select` was given and what it gave.
+        """
+        if self.whole:
+            return
+        row, at = np.nonzero(column >= 0)
+        watched = column[row, at]
+        if self._count:
+            of_counter = self._counter[watched] >= 0
+            r, k, w = row[of_counter], at[of_counter], watched[of_counter]
+            expected[r, k] += values[r, self.columns[w]] - seen[r, w]
+        column[row, at] = self.columns[watched]

@@ -107,15 +107,29 @@ def test_a_forgotten_device_counts_anew_and_room_keeps_the_others():
     same(seen(watch, [[101], [201], [1]], [0, 1, 49]), [[NAN], [1], [NAN]])
 
 
-def test_columns_are_named_as_in_the_catalogue():
+def named(watch, rows, column, expected):
+    """(columns, expectations) in the catalogue's terms."""
+    values = np.array(rows, np.float32)
+    shown = watch.select(np.zeros(len(values), np.int32), values)
+    column, expected = np.array(column, np.int16), np.array(expected, np.float32)
+    watch.name(column, expected, values, shown)
+    return column.tolist(), expected
+
+
+def test_columns_are_named_as_in_the_catalogue_and_a_counter_is_expected_as_its_total():
     watch = stage("position", "level", "position", "counter")
-    column = np.array([[0, 1, -1], [-1, -1, -1]], np.int16)
-    watch.name(column)
-    assert column.tolist() == [[1, 3, -1], [-1, -1, -1]]
-    whole = stage("level", "level")
-    column = np.array([[1, 0, -1]], np.int16)
-    whole.name(column)
-    assert column.tolist() == [[1, 0, -1]]
+    rows = [[0, 20, 0, 100], [0, 20, 0, 104], [0, 20, 0, 104], [0, 20, 0, NAN]]
+    column = [[-1, -1, -1], [0, 1, -1], [1, -1, -1], [1, 0, -1]]
+    expected = [[NAN] * 3, [18, 1, NAN], [0.5, NAN, NAN], [NAN, 18, NAN]]
+    got, want = named(watch, rows, column, expected)
+    assert got == [[-1, -1, -1], [1, 3, -1], [3, -1, -1], [3, 1, -1]]
+    same(want, [[NAN] * 3, [18, 101, NAN], [104.5, NAN, NAN], [NAN, 18, NAN]])
+
+
+def test_levels_alone_are_named_as_they_are():
+    got, want = named(stage("level", "level"), [[1, 2]], [[1, 0, -1]], [[5, 6, NAN]])
+    assert got == [[1, 0, -1]]
+    same(want, [[5, 6, NAN]])
 
 
 def test_a_class_of_positions_alone_shows_nothing():

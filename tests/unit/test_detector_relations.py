@@ -174,6 +174,8 @@ def test_a_constant_signal_and_a_first_row_of_nothing_are_fitted():
     values[900:, 5] = 8.0
     scores = score(values, model)
     assert (scores.surprise[905:] > 8.0).all() and (scores.column[905:, 0] == 5).all()
+    values[900:, 5] = 900.0
+    np.testing.assert_allclose(score(values, model).expected[905:, 0], 7.0, atol=0.01)
 
 
 @pytest.mark.parametrize(
