@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OURS   := producers streams detectors telemetry fleetwatch autoscaler
 
-.PHONY: setup check test lock clean help
+.PHONY: setup check test demo bench lock clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,14 @@ check: setup ## Lint, types, arrows between the packages.
 
 test: setup ## All tests (under 15 minutes on two cores).
 	$(BIN)/pytest
+
+SECONDS ?= 90
+
+demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1: a recorded drive instead).
+	$(BIN)/fleetwatch demo $(if $(REPLAY),--replay,--seconds $(SECONDS))
+
+bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
+	$(BIN)/python -m benchmarks.run
 
 lock: ## Make requirements/dev.lock anew from pyproject.toml (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -13,6 +13,7 @@ from telemetry.errors import FleetwatchError, nearest
 
 #: name -> (module:attribute of the click command, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("fleetwatch.demo:demo", "A fleet, faults, alerts and a killed worker, in ninety seconds."),
     "kafka": ("fleetwatch.kafka.cli:kafka", "Run a real Kafka on this machine: start, stop, status, logs."),
     "simulate": ("producers.cli:simulate", "Drive a simulated fleet of vehicles or devices."),
     "inject": ("producers.cli:inject", "Inject a fault into a running simulation."),

@@ -95,10 +95,12 @@ def _handlers(app: Any, worker: Worker) -> None:
             except Exception as exc:  # ends the process
                 worker.fail(exc)
             event.ack()
+            if worker.checkpoint_due:
+                await app.consumer.commit()
 
     async def commit(offsets: Any) -> bool:
         try:
-            return await worker.checkpoints.run(offsets, app.consumer.commit_group)
+            return await worker.checkpoint(offsets, app.consumer.commit_group)
         except Exception as exc:  # ends the process
             worker.fail(exc)
             raise

@@ -57,6 +57,7 @@ class Worker:
         self.rebalances = 0
         self.batches = 0
         self.records = 0
+        self._finished = 0
         self.alerts = 0
         self.progress_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
@@ -124,6 +125,18 @@ class Worker:
         log.critical("the worker ends: %s: %s", type(cause).__name__, cause, exc_info=cause)
         logging.shutdown()
         os._exit(EXIT_SOFTWARE)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether more results are out, unfinished, than a crash should repeat."""
+        return self.publisher.published - self._finished >= self.settings.processing.commit_records_max
+
+    async def checkpoint(self, offsets: Mapping[Any, int], commit_group: Any) -> bool:
+        """See `streams.checkpoint`."""
+        published = self.publisher.published
+        committed = await self.checkpoints.run(offsets, commit_group)
+        self._finished = published
+        return committed
 
     def lag(self, highwater: Mapping[TopicPart, Any]) -> dict[TopicPart, int]:
         """Records that wait in each owned partition."""
