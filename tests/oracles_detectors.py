@@ -193,14 +193,18 @@ def tail(value, start, surprise, rate, shape):
     return surprise + math.log10(1.0 + shape * over) / shape
 
 
-def implied(z, known, precision, offsets, sweeps=3):
-    """z with what is not known moved, one after the other, so that its own residual is its offset."""
+def implied(z, known, precision, offsets):
+    """z with what is not known solved for, so that its own residual is its offset: one linear system."""
+    gone = [j for j, there in enumerate(known) if not there]
+    if not gone:
+        return z
+    here = [j for j, there in enumerate(known) if there]
+    wanted = [offsets[j] * math.sqrt(precision[j, j]) - sum(precision[j, k] * z[k] for k in here) for j in gone]
     out = list(z)
-    for _ in range(sweeps):
-        for j, there in enumerate(known):
-            if not there:
-                others = sum(precision[j, k] * out[k] for k in range(len(out)) if k != j)
-                out[j] = (offsets[j] * math.sqrt(precision[j, j]) - others) / precision[j, j]
+    for j, value in zip(
+        gone, np.linalg.solve(precision[np.ix_(gone, gone)], np.array(wanted)).tolist(), strict=True
+    ):
+        out[j] = value
     return out
 
 

@@ -109,6 +109,18 @@ def test_signals_that_leave_do_not_make_the_others_guilty(gone):
     assert np.nanmax(scores.surprise) < 5.0
 
 
+def test_of_signals_that_are_nearly_one_most_may_leave_together():
+    rng = np.random.default_rng(18)
+    model = fit(COLUMNS, [correlated(rng, 900, 6, noise=0.003) for _ in range(8)])
+    values = correlated(rng, 1500, 6, noise=0.003)
+    values[800:, 1:5] = np.nan
+    scores = score(values, model)
+    assert np.nanmax(scores.surprise) < 5.0
+    values[1000:, 0] += 20.0 * 0.003 * SD
+    scores = score(values, model)
+    assert (scores.surprise[1010:] > 8.0).all()
+
+
 def test_an_absurd_row_leaves_a_finite_state_and_the_device_recovers():
     values = rows_of(16, rows=1200)[0]
     values[400:410] = np.array([1e29, -1e29, 9e29, -9e29, 1e29, -1e29], np.float32)
