@@ -52,11 +52,11 @@ def demo(ctx: click.Context, seconds: float, vehicles: int, nodes: int, seed: in
     given = load_settings(ctx)
     page = Page(page_console())
     if replay:
-        with session(page, given, plan.REPLAY_ALERTS) as ground:
+        with session(page, given, plan.REPLAY_CHANGED) as ground:
             figures = ReplayRun(ground).run()
             replay_summary(page, figures)
         return
-    with session(page, given, plan.ALERTS) as ground:
+    with session(page, given, plan.CHANGED) as ground:
         fleet_figures, result = FleetRun(ground, seconds, vehicles, nodes, seed).run()
         summary(page, fleet_figures, result)
     page.plain(f"  everything is stopped; {page.elapsed_s:.1f} s in all")

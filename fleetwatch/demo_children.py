@@ -6,6 +6,8 @@ children in order. What a child says goes to a file.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -16,12 +18,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from telemetry.errors import FleetwatchError
 
 #: SIGTERM, then so long, then SIGKILL.
 PATIENCE_S = 10.0
 LOG_TAIL_LINES = 12
 _METRICS_LINE = re.compile(r"^worker: (http://\S+)/metrics$", re.MULTILINE)
+
+
+def sweep(*pairs: tuple[str, str]) -> None:
+    """End what was started here and not noted, as an interrupt between the two may have left it.
+
+    Parameters
+    ----------
+    pairs : two words that follow each other on the command line of the demo's processes and of no other.
+    """
+    left = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(pair in pairs for pair in itertools.pairwise(words)):
+            left.append(process)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself: what was wanted
+                process.kill()
+    psutil.wait_procs(left, timeout=PATIENCE_S)
 
 
 class DemoError(FleetwatchError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.status import Status
 from rich.text import Text
 
 from fleetwatch.alert_feed import Received
-from fleetwatch.alert_text import SEVERITIES, SYMBOLS, duration
+from fleetwatch.alert_text import SEVERITIES, SYMBOLS, brief, duration
 from fleetwatch.demo_score import Injected, Result, Verdict, percentile
 from telemetry.alerts import AlertState
 from telemetry.log import printable
@@ -94,7 +94,7 @@ class Page:
         text.append(label, style="dim" if over else _rich_style(style))
         text.append(" " * (6 - len(label)))
         text.append(printable(alert.device_id, 24), style="bold" if verdict else "")
-        text.append(f"  {printable(alert.sentence, 300)}", style="dim" if over else "")
+        text.append(f"  {printable(brief(alert), 200)}", style="dim" if over else "")
         if over:
             text.append(f"  over after {duration(alert.ts_us - alert.onset_us)}", style="green")
         elif verdict is not None:
@@ -120,9 +120,10 @@ def detection(verdict: Verdict) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the summary tells. processed : frames whose results are committed. latencies_s : of alert events.
+    """What the summary tells. processed : frames whose results are committed.
 
-    takeover_s : from the kill until the others held all partitions; NaN = not seen.
+    steady_s, failover_s : latencies of alert events, of frames sent in steady work, and from the kill until the
+    killed worker was back. takeover_s : from the kill until the others held all partitions; NaN = not seen.
     """
 
     fleet: str
@@ -133,7 +134,8 @@ class Figures:
     samples: int
     processed: int
     windows: int
-    latencies_s: Sequence[float]
+    steady_s: Sequence[float]
+    failover_s: Sequence[float]
     late_rows: int
     dead_letters: int
     duplicates: int
@@ -156,9 +158,9 @@ def summary(page: Page, figures: Figures, result: Result) -> None:
     row("frames", f"{f.frames:,} sent, {f.acknowledged:,} acknowledged, {f.processed:,} processed")
     row("samples", f"{f.samples:,}; {f.samples / f.run_s:,.0f} samples/s, {f.frames / f.run_s:,.0f} frames/s")
     row("windows", f"{f.windows:,} published")
-    points = ", ".join(f"p{q} {seconds(percentile(f.latencies_s, q / 100))}" for q in (50, 95, 99))
-    worst = seconds(max(f.latencies_s, default=math.nan))
-    row("latency", f"{points}, max {worst}: from frame sent to alert, {many(len(f.latencies_s), 'alert event')}")
+    row("latency", f"{_points(f.steady_s)}: frame sent to alert at the broker, {_events(f.steady_s)}")
+    if f.failover_s:
+        row("", f"{_points(f.failover_s)}: while a worker was dead or joining, {_events(f.failover_s)}")
     if not math.isnan(f.takeover_s):
         row("worker killed", f"the other one held all partitions after {seconds(f.takeover_s)}")
     _faults(page, result, row)
@@ -171,8 +173,18 @@ def summary(page: Page, figures: Figures, result: Result) -> None:
     )
 
 
-def _faults(page: Page, result: Result, row: object) -> None:
-    assert callable(row)
+def _points(values_s: Sequence[float]) -> str:
+    if not values_s:
+        return "unknown"
+    points = [f"p{q} {seconds(percentile(values_s, q / 100))}" for q in (50, 95, 99)]
+    return ", ".join([*points, f"max {seconds(max(values_s))}"])
+
+
+def _events(values_s: Sequence[float]) -> str:
+    return many(len(values_s), "alert event")
+
+
+def _faults(page: Page, result: Result, row: Callable[..., None]) -> None:
     found = [v for v in result.verdicts if v.alert is not None]
     named = sum(v.named for v in found)
     row(
@@ -196,4 +208,4 @@ def _faults(page: Page, result: Result, row: object) -> None:
     false = result.false_alarms
     devices = sorted({r.alert.device_id for r in false})
     shown = ", ".join(devices[:_FALSE_SHOWN_MAX]) + (", ..." if len(devices) > _FALSE_SHOWN_MAX else "")
-    row("false alarms", f"{len(false)} on {many(len(devices), 'device')}" + (f" ({shown})" if false else ""))
+    row("false alarms", f"{len(false)} on {many(len(devices), 'device')} ({shown})" if false else "none")

@@ -6,6 +6,7 @@ event time on every machine, by the fleet's speed, so that the same seed tells t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,11 @@ SEED = 1
 SECONDS = 90.0
 RUN_MIN_S = 20.0
 #: Wall seconds kept for the end: the last frames, the summary, stopping.
-END_S = 7.0
+END_S = 9.5
 
 #: Event seconds of the fleet's run, and where in it a worker is killed.
-EVENT_S = 1200.0
-KILL_AT_S = 840.0
+EVENT_S = 720.0
+KILL_AT_S = 425.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +46,25 @@ class PlannedFault:
         return f"{self.kind}@{self.at_s:g}s" + ("" if self.size is None else f"*{self.size:g}")
 
 
-#: Five kinds on five devices. Warm-up ends before the first; the fourth begins while a worker is dead.
+#: Five kinds on five devices, of their usual sizes; the worker's own choice of detectors and thresholds finds them.
+#: The third begins while a worker is dead. Left out on purpose: what shows only under load (inverter_overheating,
+#: coolant_loss) or against the sensor's own noise (noise, sensor_drift), for a short run may miss it by chance.
 FAULTS: tuple[PlannedFault, ...] = (
-    PlannedFault("devices", "gpu_slow", 660.0),
-    PlannedFault("vehicles", "low_voltage_battery", 720.0),
-    PlannedFault("vehicles", "noise", 780.0, 60.0),
-    PlannedFault("vehicles", "coolant_loss", 860.0, 3.0),
-    PlannedFault("vehicles", "inverter_overheating", 940.0, 10.0),
+    PlannedFault("devices", "gpu_thermal_throttling", 300.0),
+    PlannedFault("vehicles", "tyre_leak", 360.0),
+    PlannedFault("vehicles", "battery_cell_drift", 440.0),
+    PlannedFault("devices", "gpu_slow", 500.0),
+    PlannedFault("vehicles", "low_voltage_battery", 560.0),
 )
 
-DETECTORS: list[dict[str, Any]] = [{"name": "robust"}]
-ALERTS: dict[str, Any] = {"warmup_s": 600.0}
+#: What differs from the worker's own settings, by section; empty = nothing does.
+CHANGED: dict[str, Any] = {}
 PARTITIONS = 8
 
 #: The recording's own pace is real time; so many times as fast.
 REPLAY_SPEED = 4.0
 #: A recording of a minute is over before the usual warm-up is.
-REPLAY_ALERTS: dict[str, Any] = {"warmup_s": 15.0}
+REPLAY_CHANGED: dict[str, Any] = {"alerts": {"warmup_s": 15.0}}
 
 
 def speed(run_s: float) -> float:
@@ -70,7 +73,7 @@ def speed(run_s: float) -> float:
 
 
 def sections(
-    kafka: dict[str, Any], prefix: str, catalog_paths: tuple[Path, ...], alerts: dict[str, Any]
+    kafka: dict[str, Any], prefix: str, catalog_paths: tuple[Path, ...], changed: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings file of every process of the demo, as plain data."""
     return {
@@ -78,7 +81,6 @@ def sections(
         "topics": {"prefix": prefix, "partitions": PARTITIONS},
         "catalog": {"paths": [str(path.absolute()) for path in catalog_paths]},
         "processing": {"group": prefix, "session_timeout_s": 6.0, "heartbeat_s": 1.0},
-        "detectors": DETECTORS,
-        "alerts": alerts,
         "service": {"log_format": "text"},
+        **changed,
     }

@@ -114,7 +114,7 @@ def replay_summary(page: Page, figures: ReplayFigures) -> None:
     page.plain("Summary", "bold underline")
     row("frames", f"{f.sent.frames:,} sent, {f.sent.acknowledged:,} acknowledged, {f.processed:,} processed")
     row("samples", f"{f.sent.samples:,} in {f.run_s:.1f} s; {f.sent.samples / f.run_s:,.0f} samples/s")
-    row("windows", f"{len(f.windows):,} published")
+    row("windows", f"{len(f.windows):,} published" + ("; the fullest one says:" if f.lines else ""))
     for line in f.lines:
         page.plain(f"    {line}")
     row("alerts", f"{len(opened)} opened")

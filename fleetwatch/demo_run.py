@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fleetwatch import demo_plan as plan
@@ -14,7 +14,7 @@ from fleetwatch.demo_children import Child, DemoError
 from fleetwatch.demo_page import Figures, seconds
 from fleetwatch.demo_score import Injected, Result, explains, judge
 from fleetwatch.demo_session import Session
-from fleetwatch.demo_watch import TruthFeed, WorkerWatch, latencies_s, totals
+from fleetwatch.demo_watch import TruthFeed, WorkerWatch, latencies, totals
 from telemetry import catalog
 from telemetry.alerts import AlertState
 
@@ -50,14 +50,13 @@ def sent(child: Child) -> Sent:
     return Sent(*(int(text.replace(",", "")) for text in found.groups()))
 
 
-def drain(ground: Session, frames: int, look: object) -> int:
+def drain(ground: Session, frames: int, look: Callable[[], None]) -> int:
     """Wait until the workers have committed every frame; returns how many they have.
 
     Raises
     ------
     DemoError : not within `DRAIN_TIMEOUT_S`.
     """
-    assert callable(look)
     deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
     while (processed := ground.cluster.processed()) < frames:
         if time.monotonic() > deadline_s:
@@ -76,11 +75,8 @@ class Takeover:
         self._killed_s = math.nan
         self._again: WorkerWatch | None = None
         self._back = False
+        self._from_ms = self._to_ms = math.inf
         self.took_s = math.nan
-
-    @property
-    def done(self) -> bool:
-        return self._back
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -88,11 +84,16 @@ class Takeover:
         child = self._victim.child
         self._ground.children.kill(child)
         self._killed_s = time.monotonic()
+        self._from_ms = time.time() * 1000 - self._ground.settings.processing.commit_interval_ms
         self._ground.page.say(
             f"✝ {child.name} (pid {child.pid}) is killed with SIGKILL; its {self._victim.partitions} partitions "
             "have nobody",
             "bold yellow",
         )
+
+    def disturbs(self, sent_ms: int) -> bool:
+        """A frame sent then (or not yet committed at the kill) may have had to wait for a worker."""
+        return self._from_ms <= sent_ms <= self._to_ms
 
     @property
     def killed(self) -> bool:
@@ -116,6 +117,7 @@ class Takeover:
             self._again = self._ground.start_worker(f"{self._victim.child.name}-again")
         elif self._again.partitions:
             self._back = True
+            self._to_ms = time.time() * 1000
             child = self._again.child
             page.say(
                 f"{child.name}: pid {child.pid}, {self._again.partitions} partitions, "
@@ -260,7 +262,7 @@ class FleetRun:
             repeated = feed.repeated
         if len(faults) < len(plan.FAULTS):
             raise DemoError(f"{len(plan.FAULTS)} faults were ordered, the truth topic tells of {len(faults)}")
-        topics = ground.cluster.topics
+        topics, times = ground.cluster.topics, latencies(ground.settings, alerts)
         figures = Figures(
             fleet=", ".join(f"{self._counts[name]} x {of}" for name, of in self._classes.items()),
             run_s=took_s,
@@ -270,7 +272,8 @@ class FleetRun:
             samples=sum(s.samples for s in said),
             processed=processed,
             windows=len(ground.cluster.records(topics.features)),
-            latencies_s=latencies_s(ground.settings, alerts),
+            steady_s=[t.seconds for t in times if not takeover.disturbs(t.sent_ms)],
+            failover_s=[t.seconds for t in times if takeover.disturbs(t.sent_ms)],
             late_rows=totals(ground.workers, "late_rows"),
             dead_letters=len(ground.cluster.records(topics.dlq)),
             duplicates=totals(ground.workers, "duplicates"),

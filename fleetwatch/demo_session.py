@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from fleetwatch import demo_plan
-from fleetwatch.demo_children import Child, Children
+from fleetwatch.demo_children import Child, Children, sweep
 from fleetwatch.demo_page import Page
 from fleetwatch.demo_watch import Cluster, WorkerWatch
 from fleetwatch.kafka.cluster import EmbeddedKafka
@@ -65,11 +65,11 @@ class Session:
     settings : of every process here. folder : holds all that the demo writes; logs : what its processes say.
     """
 
-    def __init__(self, page: Page, given: Settings, alerts: Mapping[str, Any]) -> None:
+    def __init__(self, page: Page, given: Settings, changed: Mapping[str, Any]) -> None:
         self.page = page
         self._own_cluster = "bootstrap" in given.kafka.model_fields_set
         self._given = given
-        self._alerts = dict(alerts)
+        self._changed = changed
         self._kafka: EmbeddedKafka | None = None
         self._made_topics = False
         self.folder = Path(tempfile.mkdtemp(prefix="fleetwatch-demo-"))
@@ -97,7 +97,7 @@ class Session:
         else:
             kafka["bootstrap"] = self._given.kafka.bootstrap
         prefix = f"demo{secrets.token_hex(4)}"
-        sections = demo_plan.sections(kafka, prefix, self._given.catalog.paths, self._alerts)
+        sections = demo_plan.sections(kafka, prefix, self._given.catalog.paths, self._changed)
         config = self.folder / "settings.yaml"
         config.write_text(json.dumps(sections, indent=1), encoding="utf-8")
         environ = self._environment(self._given.kafka)
@@ -175,6 +175,9 @@ class Session:
                 elif self._made_topics:
                     Cluster(self.settings).remove()
             finally:
+                properties = self.folder / "kafka" / "broker-0" / "server.properties"
+                config = self.folder / "settings.yaml"
+                sweep(("--config", str(config)), ("kafka.Kafka", str(properties)))
                 if failed:
                     shutil.rmtree(self.folder / "kafka", ignore_errors=True)
                     self.page.plain(f"the logs are in {self.logs}")
@@ -183,10 +186,10 @@ class Session:
 
 
 @contextmanager
-def session(page: Page, given: Settings, alerts: Mapping[str, Any]) -> Iterator[Session]:
+def session(page: Page, given: Settings, changed: Mapping[str, Any]) -> Iterator[Session]:
     """A session that is closed for certain; Ctrl-C is heard until the closing begins."""
     with interruptible() as ignore:
-        ground = Session(page, given, alerts)
+        ground = Session(page, given, changed)
         failed = True
         try:
             ground.open()

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
@@ -176,19 +177,29 @@ class Cluster:
             raise DemoError("not removed from the cluster: " + "; ".join(problems))
 
 
-def latencies_s(settings: Settings, alerts: Sequence[Received]) -> list[float]:
-    """For each alert, seconds from the time at which its newest frame was sent to when the broker had the alert.
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of one alert event: when its newest frame was sent (clock, ms); seconds until the broker had the alert."""
+
+    sent_ms: int
+    seconds: float
+
+
+def latencies(settings: Settings, alerts: Sequence[Received]) -> list[Latency]:
+    """How long each alert event took.
 
     At most `EVIDENCE_MAX` alerts, the newest, are looked up.
     """
     found = []
-    client = consumer(settings, f"{settings.processing.group}-evidence")
+    client = consumer(
+        settings, f"{settings.processing.group}-evidence", fetch_wait_max_ms=10, fetch_queue_backoff_ms=10
+    )
     try:
         for received in alerts[-EVIDENCE_MAX:]:
             alert = received.alert
             client.assign([TopicPartition(alert.topic, alert.partition, alert.offset_last)])
             sent_ms = _record_time(client, alert.offset_last, f"{alert.topic}[{alert.partition}]")
-            found.append((received.arrived_ms - sent_ms) / 1e3)
+            found.append(Latency(sent_ms, (received.arrived_ms - sent_ms) / 1e3))
     finally:
         client.close()
     return found
