@@ -4,10 +4,9 @@ At least once, with deterministic ids:
 
  1  snapshot, with no await between: the changed state rows; later results are held back from here
  2  flush: every result of the work so far is acknowledged
- 3  produce the state rows
- 4  flush: the rows are acknowledged
+ 3  release what was held back
+ 4  produce the state rows, by a producer of their own, and wait until they are acknowledged
  5  commit the input offsets to the consumer group
- 6  release what was held back
 
 A crash before 4 repeats the work since the last commit: the same results again, with the same ids. A crash
 between 4 and 5 repeats nothing: each row knows the last offset that it has seen and skips the frames up to it.
@@ -26,7 +25,6 @@ from typing import Any
 from streams.core.core import Core
 from streams.core.state import dirty_rows
 from streams.publisher import Publisher
-from telemetry.topics import Topics
 
 log = logging.getLogger("fleetwatch.checkpoint")
 
@@ -44,8 +42,8 @@ class CheckpointTotals:
 class Checkpointer:
     """Runs one checkpoint at a time, in the worker's event loop; the waiting is done in an executor."""
 
-    def __init__(self, core: Core, publisher: Publisher, topics: Topics) -> None:
-        self._core, self._publisher, self._topics = core, publisher, topics
+    def __init__(self, core: Core, publisher: Publisher) -> None:
+        self._core, self._publisher = core, publisher
         self._lock: asyncio.Lock | None = None
         self.totals = CheckpointTotals()
 
@@ -66,11 +64,10 @@ class Checkpointer:
             self._publisher.hold()
             try:
                 await loop.run_in_executor(None, self._publisher.flush)
-                await loop.run_in_executor(None, self._publisher.send, self._topics.state.name, rows)
-                await loop.run_in_executor(None, self._publisher.flush)
-                committed = await commit_group(offsets)
             finally:
                 self._publisher.release()
+            await loop.run_in_executor(None, self._publisher.write_rows, rows)
+            committed = await commit_group(offsets)
             totals = self.totals
             totals.checkpoints += 1
             totals.rows += len(rows)

@@ -1,13 +1,15 @@
-"""Results out, through one confluent-kafka producer. The rule: a record that was not delivered ends the worker.
+"""Results and state rows out, through confluent-kafka. The rule: a record that was not delivered ends the worker.
 
-Records are handed to librdkafka as they arise. While a checkpoint waits for what was sent before it, later
-ones are held back, so that the wait has an end; a full queue makes the worker wait, never drop.
+Results are handed to librdkafka as they arise. While a checkpoint waits for those that were sent before it, later
+ones are held back for a moment, so that the wait has an end. State rows have a producer of their own: results need
+not wait for them. A full queue makes the worker wait, never drop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from confluent_kafka import KafkaError, Producer
@@ -20,6 +22,17 @@ log = logging.getLogger("fleetwatch.publisher")
 #: More records than this waiting in librdkafka: the worker takes no new batch.
 QUEUE_HIGH = 200_000
 FLUSH_TIMEOUT_S = 60.0
+#: Rows handed over at a time: a call holds Python's lock, and the event loop has batches to process meanwhile.
+ROWS_AT_A_TIME = 500
+
+
+def _hand_over(producer: Producer, topic: str, messages: list[Message]) -> None:
+    """Give records to librdkafka, waiting while its queue is full."""
+    sent = 0
+    while sent < len(messages):
+        sent += producer.produce_batch(topic, messages[sent:] if sent else messages)
+        if sent < len(messages):
+            producer.poll(0.05)
 
 
 class UndeliveredError(RuntimeError):
@@ -29,8 +42,8 @@ class UndeliveredError(RuntimeError):
 class Publisher:
     """Called by the worker's event loop, but for `flush`, which waits and so runs in an executor."""
 
-    def __init__(self, producer: Producer, topics: Topics, worker: str) -> None:
-        self._producer, self._topics, self._worker = producer, topics, worker
+    def __init__(self, producer: Producer, rows: Producer, topics: Topics, worker: str) -> None:
+        self._producer, self._rows, self._topics, self._worker = producer, rows, topics, worker
         self._held: list[Effects] | None = None
         self._failure: KafkaError | None = None
         self.published = 0
@@ -47,11 +60,7 @@ class Publisher:
 
     def send(self, topic: str, messages: list[Message]) -> None:
         """Hand records to librdkafka, waiting while its queue is full."""
-        sent = 0
-        while sent < len(messages):
-            sent += self._producer.produce_batch(topic, messages[sent:] if sent else messages)
-            if sent < len(messages):
-                self._producer.poll(0.05)
+        _hand_over(self._producer, topic, messages)
         self.published += len(messages)
 
     def _send_one(
@@ -112,13 +121,29 @@ class Publisher:
             self.publish(effects)
 
     def flush(self) -> None:
-        """Wait until all that was handed over is acknowledged.
+        """Wait until all results that were handed over are acknowledged.
 
         Raises
         ------
         UndeliveredError : something was not, within a minute.
         """
-        left = self._producer.flush(FLUSH_TIMEOUT_S)
+        self._await(self._producer)
+
+    def write_rows(self, rows: list[Message]) -> None:
+        """Send state rows and wait until they are acknowledged.
+
+        Raises
+        ------
+        UndeliveredError : something was not, within a minute.
+        """
+        topic = self._topics.state.name
+        for first in range(0, len(rows), ROWS_AT_A_TIME):
+            _hand_over(self._rows, topic, rows[first : first + ROWS_AT_A_TIME])
+            time.sleep(0)
+        self._await(self._rows)
+
+    def _await(self, producer: Producer) -> None:
+        left = producer.flush(FLUSH_TIMEOUT_S)
         self._check()
         if left:
             raise UndeliveredError(f"{left} records were not acknowledged within {FLUSH_TIMEOUT_S:.0f} s")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from confluent_kafka import Producer
+
 from streams.changelog import Changelog
 from streams.checkpoint import Checkpointer
 from streams.core.effects import Effects
@@ -42,14 +44,8 @@ class Worker:
         self.settings, self.name = settings, name
         self.topics = topics(settings)
         self.core = make_core(settings)
-        producer = clients.producer(
-            settings,
-            delivery_report_only_error=True,
-            linger_ms=5,
-            on_delivery=lambda error, message: self.publisher.delivery_failed(error, message),  # noqa: PLW0108
-        )
-        self.publisher: Publisher = Publisher(producer, self.topics, name)
-        self.checkpoints = Checkpointer(self.core, self.publisher, self.topics)
+        self.publisher: Publisher = Publisher(self._producer(), self._producer(), self.topics, name)
+        self.checkpoints = Checkpointer(self.core, self.publisher)
         self.changelog = Changelog(settings, self.topics.state.name, self.core)
         self.applied: dict[TopicPart, int] = {}
         self.newest_ts_ms: dict[TopicPart, int] = {}
@@ -61,6 +57,14 @@ class Worker:
         self.alerts = 0
         self.progress_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
+
+    def _producer(self) -> Producer:
+        return clients.producer(
+            self.settings,
+            delivery_report_only_error=True,
+            linger_ms=5,
+            on_delivery=lambda error, message: self.publisher.delivery_failed(error, message),  # noqa: PLW0108
+        )
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first batches need: before the worker joins its group."""
