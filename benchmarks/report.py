@@ -127,9 +127,12 @@ def _latency(results: dict[str, Any]) -> list[str]:
         return []
     head = ["frame sent to alert at the broker", "ms"]
     rows = [[name, r[name]] for name in ("p50", "p90", "p99", "max")]
+    tails = ", ".join(f"{run['p99']:.0f}" for run in r["runs"])
     note = (
         f"At {r['rate']:,.0f} frames/s, half of the {r['capacity']:,.0f} that writer, broker and worker reach "
-        f"together; {r['alerts']} alerts; the worker used {r['worker_cores']:.2f} of a core."
+        f"together; medians of {len(r['runs'])} runs of {r['alerts']:.0f} alerts (p99: "
+        f"{tails} ms); the worker used {r['worker_cores']:.2f} of a core, "
+        f"a checkpoint took {r['checkpoint_ms']:.0f} ms."
     )
     return ["## Latency", "", *_table(head, rows), note, ""]
 

@@ -43,10 +43,10 @@ def _job(bootstrap: str, folder: Path, chosen: tuple[str, ...], messages: int, r
     return found
 
 
-def _latency(bootstrap: str, folder: Path, messages: int, seconds: float) -> dict[str, Any]:
+def _latency(bootstrap: str, folder: Path, messages: int, runs: int) -> dict[str, Any]:
     most = latency.capacity(bootstrap, folder, messages)
     print(f"capacity with the writer beside: {most:,.0f} frames/s", flush=True)
-    return latency.measure(bootstrap, folder, most / 2, seconds) | {"capacity": most}
+    return latency.repeated(bootstrap, folder, most / 2, runs) | {"capacity": most}
 
 
 def _scale() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _with_kafka(folder: Path, chosen: tuple[str, ...], messages: int, runs: int)
         if "faust" in chosen:
             found |= faust_peer.measure(bootstrap, folder, faust_peer.MESSAGES)
         if "latency" in chosen:
-            found["latency_ms"] = _latency(bootstrap, folder, messages, latency.SECONDS)
+            found["latency_ms"] = _latency(bootstrap, folder, messages, runs)
         return found
     finally:
         kafka.stop()
@@ -91,7 +91,11 @@ def _summary(results: dict[str, Any]) -> None:
 @click.command()
 @click.option("--frames", "messages", type=click.IntRange(FRAMES_MIN), default=2_000_000, show_default=True)
 @click.option(
-    "--runs", type=click.IntRange(1), default=3, show_default=True, help="Of each variant; the median counts."
+    "--runs",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Of each variant and of the latency; the median counts.",
 )
 @click.option("--only", callback=_parts, default=",".join(PARTS), show_default=True, help="Parts, comma-separated.")
 @click.option(
