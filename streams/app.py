@@ -123,6 +123,7 @@ def _pages(app: Any, worker: Worker) -> None:
     metrics = WorkerMetrics(registry)
     metrics.watch(worker, app)
     worker.latency = metrics.observe_latency
+    worker.batch_size = metrics.observe_batch
 
     @app.page("/metrics")
     async def metrics_page(web: Any, request: Any) -> Any:

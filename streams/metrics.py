@@ -38,7 +38,17 @@ class WorkerMetrics(Collector):
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
             registry=registry,
         )
+        self._batch = Histogram(
+            "fleetwatch_batch_records",
+            "Records that came with one fetch of one partition.",
+            buckets=(1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000),
+            registry=registry,
+        )
         registry.register(self)
+
+    def observe_batch(self, records: int) -> None:
+        """Once a fetched batch, never once a record."""
+        self._batch.observe(records)
 
     def observe_latency(self, clock: str, seconds: float) -> None:
         """clock : device or broker. A device's clock may be ahead: that counts as 0."""
@@ -114,6 +124,12 @@ class WorkerMetrics(Collector):
         }
         for name, (text, value) in figures.items():
             yield CounterMetricFamily(name, text, value=value)
+        cpu_s = time.process_time()
+        yield GaugeMetricFamily(
+            "fleetwatch_cpu_ns_per_sample",
+            "CPU time of the process since its start by samples processed; NaN = none yet.",
+            value=cpu_s * 1e9 / totals["samples"] if totals["samples"] else float("nan"),
+        )
         yield GaugeMetricFamily(
             "fleetwatch_state_bytes",
             "Memory of the devices' state.",

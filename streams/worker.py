@@ -57,6 +57,7 @@ class Worker:
         self.alerts = 0
         self.progress_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
+        self.batch_size: Callable[[int], None] = lambda records: None
 
     def _producer(self) -> Producer:
         return clients.producer(
@@ -92,6 +93,7 @@ class Worker:
                 self.latency("broker", now_s - broker_us / 1e6)
         self.batches += 1
         self.records += batch.count
+        self.batch_size(batch.count)
         self.alerts += len(effects.alerts)
         at = (batch.topic, batch.partition)
         self.applied[at] = max(batch.next_offset, self.applied.get(at, 0))
