@@ -54,7 +54,7 @@ class Page:
 
     def say(self, text: str | Text, style: str = "") -> None:
         """A line of news."""
-        line = Text(f"{self.elapsed_s:6.1f} s  ", style="dim")
+        line = Text().append(f"{self.elapsed_s:6.1f} s  ", style="dim")
         line.append_text(text if isinstance(text, Text) else Text(text, style=style))
         self.console.print(line, soft_wrap=True)
 
@@ -81,7 +81,7 @@ class Page:
 
     def fault(self, fault: Injected) -> None:
         """A fault began."""
-        text = Text("! ", style="bold magenta")
+        text = Text().append("! ", style="bold magenta")
         text.append(f"fault begins: {fault.kind} on {fault.device}", style="magenta")
         self.say(text)
 
@@ -90,7 +90,7 @@ class Page:
         alert = received.alert
         label, style = SEVERITIES[alert.severity]
         over = alert.state is AlertState.RESOLVED
-        text = Text(f"{SYMBOLS[alert.state]} ", style="green" if over else "bright_red")
+        text = Text().append(f"{SYMBOLS[alert.state]} ", style="green" if over else "bright_red")
         text.append(label, style="dim" if over else _rich_style(style))
         text.append(" " * (6 - len(label)))
         text.append(printable(alert.device_id, 24), style="bold" if verdict else "")
@@ -140,6 +140,7 @@ class Figures:
     dead_letters: int
     duplicates: int
     read_again: int
+    windows_repeated: int
     alerts_repeated: int
     takeover_s: float
 
@@ -148,7 +149,7 @@ def summary(page: Page, figures: Figures, result: Result) -> None:
     """The last page."""
 
     def row(label: str, text: str, style: str = "") -> None:
-        page.plain(Text(f"  {label:{_LABEL}}", style="bold").append(text, style=style))
+        page.plain(Text().append(f"  {label:{_LABEL}}", style="bold").append(text, style=style))
 
     f = figures
     page.plain()
@@ -169,7 +170,8 @@ def summary(page: Page, figures: Figures, result: Result) -> None:
     row(
         "duplicates",
         f"{many(f.duplicates, 'frame')} sent twice; {many(f.read_again, 'frame')} read again after the kill and "
-        f"skipped; {many(f.alerts_repeated, 'alert event')} twice",
+        f"skipped; published twice then: {many(f.windows_repeated, 'window')}, "
+        f"{many(f.alerts_repeated, 'alert event')}",
     )
 
 
@@ -195,7 +197,7 @@ def _faults(page: Page, result: Result, row: Callable[..., None]) -> None:
     width = max((len(v.fault.kind) for v in result.verdicts), default=0)
     for verdict in result.verdicts:
         missed = verdict.alert is None
-        text = Text("    ✘ " if missed else "    ✔ ", style="red" if missed else "green")
+        text = Text().append("    ✘ " if missed else "    ✔ ", style="red" if missed else "green")
         text.append(f"{verdict.fault.kind:{width}}  {verdict.fault.device}  ")
         text.append("missed" if missed else detection(verdict), style="red" if missed else "green")
         page.plain(text)

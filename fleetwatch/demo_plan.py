@@ -24,7 +24,7 @@ SEED = 1
 SECONDS = 90.0
 RUN_MIN_S = 20.0
 #: Wall seconds kept for the end: the last frames, the summary, stopping.
-END_S = 9.5
+END_S = 10.0
 
 #: Event seconds of the fleet's run, and where in it a worker is killed.
 EVENT_S = 720.0

@@ -106,7 +106,7 @@ def replay_summary(page: Page, figures: ReplayFigures) -> None:
     """The last page."""
 
     def row(label: str, text: str) -> None:
-        page.plain(Text(f"  {label:15}", style="bold").append(text))
+        page.plain(Text().append(f"  {label:15}", style="bold").append(text))
 
     f = figures
     opened = [r for r in f.alerts if r.alert.state is AlertState.OPEN]

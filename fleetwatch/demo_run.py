@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -188,6 +189,9 @@ class FleetRun:
         try:
             while any(child.running for child in fleets):
                 self._look(watching)
+                for child in fleets:
+                    if child.process.returncode:
+                        self._ground.check(child)
             took_s = time.monotonic() - began_s
             page.still()
             said = [sent(child) for child in fleets]
@@ -263,6 +267,8 @@ class FleetRun:
         if len(faults) < len(plan.FAULTS):
             raise DemoError(f"{len(plan.FAULTS)} faults were ordered, the truth topic tells of {len(faults)}")
         topics, times = ground.cluster.topics, latencies(ground.settings, alerts)
+        # at least once: a window that is published again has the same bytes
+        windows = Counter((m.key(), m.value()) for m in ground.cluster.records(topics.features))
         figures = Figures(
             fleet=", ".join(f"{self._counts[name]} x {of}" for name, of in self._classes.items()),
             run_s=took_s,
@@ -271,7 +277,8 @@ class FleetRun:
             acknowledged=sum(s.acknowledged for s in said),
             samples=sum(s.samples for s in said),
             processed=processed,
-            windows=len(ground.cluster.records(topics.features)),
+            windows=len(windows),
+            windows_repeated=sum(windows.values()) - len(windows),
             steady_s=[t.seconds for t in times if not takeover.disturbs(t.sent_ms)],
             failover_s=[t.seconds for t in times if takeover.disturbs(t.sent_ms)],
             late_rows=totals(ground.workers, "late_rows"),

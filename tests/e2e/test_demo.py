@@ -52,6 +52,7 @@ def test_a_short_demo_finds_its_faults(kafka_bootstrap, tmp_path):
     assert int(frames[1].replace(",", "")) > 10_000
     assert re.search(r"worker-1 \(pid \d+\) is killed with SIGKILL", said)
     assert re.search(r"worker-2 holds all partitions .* after the kill", said)
+    assert re.search(r"false alarms +none\n", said)
     assert re.search(r"dead letters +0\n", said)
     assert len(re.findall(r"found after", said)) == 5
     assert_nothing_stays(tmp_path, kafka_bootstrap, said)
