@@ -3,6 +3,7 @@ is learnt, and the input reaches a kernel read-only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,13 @@ def grown(rows: NDArray[Any], n_slots: int) -> NDArray[Any]:
     more = np.zeros((max(n_slots, have + have // 4), *rows.shape[1:]), rows.dtype)
     more[:have] = rows
     return more
+
+
+def limits_array(pairs: Sequence[Sequence[float | None]]) -> NDArray[np.float32]:
+    """float32 (2, d): lowest and highest of each column, infinite where there is none."""
+    low = [-np.inf if pair[0] is None else pair[0] for pair in pairs]
+    high = [np.inf if pair[1] is None else pair[1] for pair in pairs]
+    return np.array([low, high], np.float32).reshape(2, len(pairs))
 
 
 def clear(out: Scores, n: int) -> None:

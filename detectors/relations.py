@@ -9,19 +9,21 @@ matrix P of standardised signals z, (P z)_j / P_jj is z_j less its regression on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.blocks import check_block, check_states, clear, grown, readonly
+from detectors.blocks import check_block, check_states, clear, grown, limits_array, readonly
 from detectors.protocol import TOP, Block, DetectorSpec, Scores
 from detectors.surprise import CAP
 
 #: Weights of the two smoothings of a residual: nearly the moment, and about twenty rows.
 SMOOTHING = (0.5, 0.05)
+#: What counts of a column's surprise, for its place among the guilty, if it cannot be the one that is wrong.
+IMPOSSIBLE = 0.1
 _LIMIT = 1e4  # largest residual, in conditional standard deviations
 _FAR = 1e9  # largest distance from the mean, in standard deviations: sums of it stay finite
 # Rows of the tail table, for each smoothing: threshold, surprise there, 1 / scale, shape.
@@ -51,6 +53,7 @@ def _update(
     weights: NDArray[np.float32],
     unit: NDArray[np.float32],
     tails: NDArray[np.float32],
+    limits: NDArray[np.float32],
     prm: NDArray[np.float64],
     state: NDArray[np.float32],
     surprise: NDArray[np.float32],
@@ -117,7 +120,7 @@ def _update(
         score = min(max(best - tries, 0.0), CAP)
         surprise[i] = score
         if score >= explain_from:
-            _name(values[i], r, unit, tails, state[slot], explain_from, column[i], expected[i], share[i])
+            _name(values[i], r, unit, tails, limits, state[slot], explain_from, column[i], expected[i], share[i])
         if score < hold:
             for j in range(d):
                 state[slot, d + j] += rate * r[j]
@@ -182,6 +185,7 @@ def _name(
     r: NDArray[np.float32],
     unit: NDArray[np.float32],
     tails: NDArray[np.float32],
+    limits: NDArray[np.float32],
     state: NDArray[np.float32],
     least: float,
     column: NDArray[np.int16],
@@ -197,6 +201,10 @@ def _name(
         own = min(max(fast, _tail(abs(state[3 * d + j]), tails[1], j)), CAP)
         if own < least:
             continue
+        implied = x[j] - r[j] * unit[j]
+        if implied < limits[0, j] or implied > limits[1, j]:
+            implied = min(max(implied, limits[0, j]), limits[1, j])
+            own = max(IMPOSSIBLE * own, least)
         at = TOP - 1
         if column[at] >= 0 and share[at] >= own:
             continue
@@ -204,7 +212,7 @@ def _name(
             column[at], expected[at], share[at] = column[at - 1], expected[at - 1], share[at - 1]
             at -= 1
         column[at] = j
-        expected[at] = x[j] - r[j] * unit[j]
+        expected[at] = implied
         share[at] = own
 
 
@@ -248,6 +256,8 @@ class Relations:
     ----------
     columns : names of the d value columns, equal to the model's.
     model : see `detectors.relations_fit.fit`.
+    limits : d pairs (min, max), None = not declared; empty = none. A column for which the others imply a value
+        outside cannot alone be what is wrong: it is named after those that can, with the nearer limit as expected.
     warm_rows : rows with a signal that only teach its offset.
     rate : of following the offsets afterwards, a row.
     hold : the offsets stay from this surprise on.
@@ -264,25 +274,30 @@ class Relations:
         columns: tuple[str, ...],
         *,
         model: Mapping[str, Any],
+        limits: Sequence[Sequence[float | None]] = (),
         warm_rows: int = 120,
         rate: float = 2e-4,
         hold: float = 3.0,
         explain_from: float = 3.0,
     ) -> None:
         _check_model(columns, model)
+        if limits and len(limits) != len(columns):
+            raise ValueError(f"limits has {len(limits)} pairs for {len(columns)} columns")
         if not 1 <= warm_rows <= 1_000_000:
             raise ValueError(f"warm_rows must lie in 1..1000000, not {warm_rows}")
         if not 0.0 <= rate <= 0.1:
             raise ValueError(f"rate must lie in 0..0.1, not {rate}")
         d = len(columns)
+        pairs = [[low, high] for low, high in limits] or [[None, None]] * d
         params: dict[str, Any] = {
             "model": dict(model),
+            "limits": pairs,
             "warm_rows": int(warm_rows),
             "rate": float(rate),
             "hold": float(hold),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("relations", 2, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("relations", 3, "sample", tuple(columns), params)
         self._d = d
         precision = np.array(model["precision"], np.float64).reshape(d, d)
         inverse_sd = 1.0 / np.sqrt(np.diag(precision))
@@ -293,6 +308,7 @@ class Relations:
         self._weights = np.ascontiguousarray((precision * inverse_sd[:, None]).T.astype(np.float32))
         self._unit = (inverse_sd * scale).astype(np.float32)
         self._tails = np.array(model["tails"], np.float32).reshape(2, 4, d)
+        self._limits = limits_array(pairs)
         tries = math.log10(2 * d)
         self._prm = np.array([warm_rows, rate, tries, explain_from, hold], np.float64)
         self._state: NDArray[np.float32] = np.zeros((0, 4 * d), np.float32)
@@ -320,6 +336,7 @@ class Relations:
             self._weights,
             self._unit,
             self._tails,
+            self._limits,
             self._prm,
             self._state,
             out.surprise,

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.blocks import check_block, check_states, clear, grown, readonly
+from detectors.blocks import check_block, check_states, clear, grown, limits_array, readonly
 from detectors.protocol import TOP, Block, DetectorSpec, Scores
 from detectors.surprise import CAP
 
@@ -134,13 +134,7 @@ class Rules:
         }
         self._spec = DetectorSpec("rules", 2, "sample", tuple(columns), params)
         self._d = d
-        self._limits = np.array(
-            [
-                [-np.inf if low is None else low for low, _ in pairs],
-                [np.inf if high is None else high for _, high in pairs],
-            ],
-            np.float32,
-        ).reshape(2, d)
+        self._limits = limits_array(pairs)
         tries = math.log10(d)
         self._prm = np.array(
             [known_rows, -math.log10(missing_share), impossible_surprise, explain_from, tries], np.float64

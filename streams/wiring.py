@@ -11,7 +11,7 @@ from streams.core.core import Core, DetectorFactory
 from streams.core.engine import WINDOW_COLUMNS, EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog
-from telemetry.catalog import Catalog
+from telemetry.catalog import Catalog, Signal
 from telemetry.errors import SettingsError
 from telemetry.settings import DetectorSettings, Settings
 from telemetry.topics import topics
@@ -52,16 +52,20 @@ def engine_spec(settings: Settings) -> EngineSpec:
     )
 
 
+def _range(signal: Signal) -> tuple[float | None, float | None]:
+    """The declared range of what detectors see: of a counter, its increase."""
+    return (0.0, None) if signal.nature == "counter" else (signal.min, signal.max)
+
+
 def _params(wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] | None) -> dict[str, Any]:
     """The settings' parameters, and what the catalogue knows: trained relations, declared ranges."""
     params: dict[str, Any] = {}
+    declared = [_range(entry.signals[i]) for i in entry.monitored]
     if wanted.name == "relations" and relations is not None:
-        params["model"] = relations
+        params |= {"model": relations, "limits": declared}
     if wanted.name == "rules":
-        params["limits"] = [
-            (entry.signals[i].min, entry.signals[i].max) if entry.signals[i].nature == "level" else (None, None)
-            for i in entry.monitored
-        ]
+        levels = [entry.signals[i].nature == "level" for i in entry.monitored]
+        params["limits"] = [d if level else (None, None) for d, level in zip(declared, levels, strict=True)]
     return params | wanted.params
 
 

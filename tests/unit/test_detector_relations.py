@@ -245,3 +245,31 @@ def test_another_model_is_another_state():
     one, two = (make_detector("relations", COLUMNS, {"model": fitted(COLUMNS, s)}) for s in (1, 2))
     assert one.spec.state_id != two.spec.state_id
     assert one.state_nbytes == 16 * 6
+
+
+def test_a_column_that_cannot_alone_be_wrong_is_named_last():
+    """y and z follow x. z has a declared range: where the others imply an impossible z, z is not the first suspect."""
+    rng = np.random.default_rng(5)
+    columns = ("x", "y", "z")
+
+    def rows(n):
+        x = rng.normal(0, 1, n)
+        return np.stack([x, x + rng.normal(0, 0.1, n), x + rng.normal(0, 0.05, n)], axis=1).astype(np.float32)
+
+    model = fit(columns, [rows(1000) for _ in range(6)])
+    first = {}
+    for limits in ((), ((None, None), (None, None), (-6.0, 6.0))):
+        detector = Relations(columns, model=model, limits=limits)
+        detector.reserve(1)
+        values = rows(400)
+        values[300:, :2] += 40.0  # x and y say that z should be 40
+        block = Block(np.zeros(400, np.int32), np.arange(400, dtype=np.int64), values)
+        out = Scores.empty(400)
+        detector.update(block, out)
+        assert out.surprise[399] > 20
+        first[bool(limits)] = out.column[399, 0]
+        place = int(np.flatnonzero(out.column[399] == 2)[0])
+        if limits:
+            assert out.expected[399, place] == 6.0
+    assert first[False] == 2
+    assert first[True] != 2
