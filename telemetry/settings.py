@@ -92,8 +92,8 @@ class ProcessingSettings(Section):
     fetch_min_bytes: int = Field(1, ge=1)
     check_crcs: bool = Field(True, description="Check each record batch's CRC-32C.")
     devices_max: int = Field(2_000_000, ge=1, description="Devices of one class that a worker holds at most.")
-    future_max_s: float = Field(300.0, gt=0, description="Event time may be ahead of the worker's clock by this much.")
-    past_max_days: float = Field(3650.0, gt=0, description="... and behind it by this much.")
+    future_max_s: float = Field(300.0, gt=0, description="Event time may be so far ahead of the worker's clock.")
+    past_max_days: float = Field(3650.0, gt=0, description="... and so far behind it.")
     stall_timeout_s: float = Field(60.0, gt=0, description="Lag without progress for so long is not healthy.")
 
 
