@@ -88,6 +88,11 @@ class Session:
         BrokerUnavailableError : the named cluster does not answer; KafkaStartError : the embedded one.
         """
         kafka = self._given.kafka.model_dump(mode="json", exclude={"sasl_password"}, exclude_defaults=True)
+        prefix = f"demo{secrets.token_hex(4)}"
+        environ = self._environment(self._given.kafka)
+        self._write("settings.yaml", kafka, prefix)
+        self.children = Children(self.folder / "settings.yaml", self.logs, environ)
+        kernels = self.children.start("kernels", ["worker", "--compile-only"])
         if not self._own_cluster:
             self._kafka = EmbeddedKafka(self.folder / "kafka", brokers=1, port=0)
             began_s = time.monotonic()
@@ -96,12 +101,7 @@ class Session:
             self.page.say(f"Kafka: one broker at {kafka['bootstrap']}, ready in {time.monotonic() - began_s:.1f} s")
         else:
             kafka["bootstrap"] = self._given.kafka.bootstrap
-        prefix = f"demo{secrets.token_hex(4)}"
-        sections = demo_plan.sections(kafka, prefix, self._given.catalog.paths, self._changed)
-        config = self.folder / "settings.yaml"
-        config.write_text(json.dumps(sections, indent=1), encoding="utf-8")
-        environ = self._environment(self._given.kafka)
-        self.children = Children(config, self.logs, environ)
+        config = self._write("settings.yaml", kafka, prefix)
         self.settings = settings_of.load(config, environ=environ)
         require_broker(self.settings)
         if self._own_cluster:
@@ -110,6 +110,25 @@ class Session:
         ensure(self.settings)
         self.cluster = Cluster(self.settings)
         self.page.say(f"topics {prefix}.*, {self.settings.topics.partitions} partitions each; folder {self.folder}")
+        self._await_kernels(kernels)
+
+    def _write(self, name: str, kafka: dict[str, Any], prefix: str) -> Path:
+        sections = demo_plan.sections(kafka, prefix, self._given.catalog.paths, self._changed)
+        path = self.folder / name
+        path.write_text(json.dumps(sections, indent=1), encoding="utf-8")
+        return path
+
+    def _await_kernels(self, child: Child) -> None:
+        """Compiled once, before the workers start: else each would compile the same beside the other."""
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while child.running:
+            self.page.progress("compiling the kernels (once)")
+            if time.monotonic() > deadline_s:
+                raise child.failure(f"is not ready after {READY_TIMEOUT_S:.0f} s")
+            time.sleep(0.1)
+        if child.process.returncode:
+            raise child.failure(f"ended with exit code {child.process.returncode}")
+        self.page.still()
 
     def _environment(self, kafka: KafkaSettings) -> dict[str, str]:
         """Ours without settings: every process of the demo reads the demo's file and nothing else."""

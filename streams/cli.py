@@ -22,8 +22,11 @@ def free_port(host: str) -> int:
 @click.command()
 @click.option("--port", type=int, help="Of metrics, health and Faust's page; 0 = any free one.")
 @click.option("--name", help="Of this worker, in logs and dead letters.")
+@click.option(
+    "--compile-only", is_flag=True, help="Compile the kernels into numba's cache and end; no broker needed."
+)
 @click.pass_obj
-def worker(config: Path | None, port: int | None, name: str | None) -> None:
+def worker(config: Path | None, port: int | None, name: str | None, compile_only: bool) -> None:
     """Run a stream worker: frames in; features, scores, alerts and dead letters out.
 
     Start as many as there are partitions, at most: they share them. Ctrl-C finishes the work in hand, commits
@@ -40,6 +43,11 @@ def worker(config: Path | None, port: int | None, name: str | None) -> None:
         os.environ["FLEETWATCH_SERVICE__PORT"] = str(free_port(service.host))
         settings = settings_module.load(config)
     logs.setup(service.log_level, service.log_format)
+    if compile_only:
+        from streams.warmup import warm_up
+
+        warm_up(settings)
+        return
     import faust
 
     from streams.app import create_app
