@@ -1,77 +1,32 @@
 """Two real workers, one killed: every feature and alert of an uninterrupted run appears."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from batches import part
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from fleet_job import job
+from real_worker import committed, read_all, wait_for, workers
 
 from streams.core.effects import Effects
 from streams.wiring import make_core
 from telemetry import clients, codec
 from telemetry import settings as settings_module
 from telemetry.alerts import Alert
-from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 PARTITIONS = 4
 
 
-def read_all(settings: Settings, topic: str) -> list:
-    """Every record of a topic, committed ones only, up to its end as of now."""
-    consumer = clients.consumer(settings, "check", enable_partition_eof=True)
-    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
-    left, found = set(range(PARTITIONS)), []
-    while left:
-        for message in consumer.consume(5000, 2.0):
-            if message.error() is None:
-                found.append(message)
-            else:
-                assert message.error().code() == KafkaError._PARTITION_EOF
-                left.discard(message.partition())
-    consumer.close()
-    return found
-
-
-def committed(settings: Settings, topic: str) -> int:
-    wanted = [(topic, p) for p in range(PARTITIONS)]
-    return sum(o or 0 for o in clients.committed_offsets(settings, settings.processing.group, wanted).values())
-
-
 @pytest.fixture
-def workers(tmp_path: Path):
-    started: list[subprocess.Popen] = []
-
-    def start(config: Path) -> subprocess.Popen:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("FLEETWATCH_")}
-        log = (tmp_path / f"worker-{len(started)}.log").open("w")
-        command = [sys.executable, "-m", "fleetwatch", "--config", str(config), "worker", "--port", "0"]
-        started.append(subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=tmp_path))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
+def start(tmp_path):
+    with workers(tmp_path) as start:
+        yield start
 
 
-def wait_for(check, timeout_s: float, what: str) -> None:
-    end = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < end, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.3)
-
-
-def test_a_killed_worker_loses_nothing(kafka_bootstrap, topic_prefix, workers, tmp_path):
+def test_a_killed_worker_loses_nothing(kafka_bootstrap, topic_prefix, start, tmp_path):
     sections = {
         "kafka": {"bootstrap": kafka_bootstrap},
         "topics": {"prefix": topic_prefix, "partitions": PARTITIONS},
@@ -95,7 +50,7 @@ def test_a_killed_worker_loses_nothing(kafka_bootstrap, topic_prefix, workers, t
             producer.produce(names.vehicle.name, value, key)
         assert producer.flush(20) == 0
 
-    first, second = workers(config), workers(config)
+    first, second = start(config), start(config)
     third = len(records) // 3
     send(records[:third])
     wait_for(lambda: committed(settings, names.vehicle.name) >= third, 90, "the first third")

@@ -1,7 +1,6 @@
 """The worker when something is wrong: it says what, loses nothing, and goes on after a restart."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -9,10 +8,10 @@ import time
 
 import pytest
 from fleet_job import job
+from real_worker import committed, environment
 
 from telemetry import clients
 from telemetry import settings as settings_module
-from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 
 BREAKS = """
@@ -30,10 +29,6 @@ registry.DETECTORS["ewma"] = Breaks
 from fleetwatch.cli import main
 main(sys.argv[1:])
 """
-
-
-def environment(**extra: str) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("FLEETWATCH_")} | extra
 
 
 def run(*arguments: str, timeout: float = 40, **extra: str) -> subprocess.CompletedProcess:
@@ -93,13 +88,6 @@ def test_topics_with_too_few_partitions_are_refused(kafka_bootstrap, topic_prefi
     assert f"{topic_prefix}.vehicle has 2 partitions" in done.stderr
 
 
-def committed(settings: Settings) -> int:
-    name = topics(settings).vehicle.name
-    wanted = [(name, p) for p in range(settings.topics.partitions)]
-    found = clients.committed_offsets(settings, settings.processing.group, wanted)
-    return sum(offset or 0 for offset in found.values())
-
-
 @pytest.mark.kafka
 @pytest.mark.timeout(180)
 def test_a_detectors_bug_ends_the_worker_and_a_restart_continues(kafka_bootstrap, topic_prefix, tmp_path):
@@ -132,7 +120,7 @@ def test_a_detectors_bug_ends_the_worker_and_a_restart_continues(kafka_bootstrap
     last = json.loads([line for line in broken.stderr.splitlines() if line.startswith("{")][-1])
     assert last["level"] == "critical"
     assert "ZeroDivisionError: a detector's bug" in last["message"]
-    assert committed(settings) == 0
+    assert committed(settings, topics(settings).vehicle.name) == 0
     worker = subprocess.Popen(
         [sys.executable, "-m", "fleetwatch", *arguments],
         stdout=subprocess.DEVNULL,
@@ -141,7 +129,7 @@ def test_a_detectors_bug_ends_the_worker_and_a_restart_continues(kafka_bootstrap
     )
     try:
         end = time.monotonic() + 90
-        while committed(settings) < len(records):
+        while committed(settings, topics(settings).vehicle.name) < len(records):
             assert worker.poll() is None
             assert time.monotonic() < end
             time.sleep(0.3)
