@@ -6,6 +6,7 @@ the equations; a fault of a sensor changes the measured values; a fault of a clo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class ClockFault(FaultKind):
     __slots__ = ()
 
 
-class SensorFault(FaultKind):
+class SensorFault(FaultKind, ABC):
     """Changes measured values of the variant's signals.
 
     `apply` gets the rows of one device and one frame, float32 (steps, signals of the variant), changed in place.
@@ -86,8 +87,9 @@ class SensorFault(FaultKind):
 
     __slots__ = ()
 
+    @abstractmethod
     def apply(self, rows: NDArray[np.float32], level: NDArray[np.float64], context: SensorContext) -> None:
-        raise NotImplementedError
+        """See the class's text."""
 
 
 @dataclass(slots=True)
