@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> faust.App:
         consumer_max_fetch_size=p.fetch_max_bytes,
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=4,
-        stream_wait_empty=False,
+        stream_wait_empty=True,
         store="memory://",
         topic_disable_leader=True,
         topic_allow_declare=False,

@@ -46,6 +46,7 @@ def _pair(llvm_type: Callable[[], ir.Type], numba_type: Any) -> tuple[Any, Any]:
 
 
 load_u8, store_u8 = _pair(lambda: ir.IntType(8), types.uint8)
+load_u32, store_u32 = _pair(lambda: ir.IntType(32), types.uint32)
 load_u64, store_u64 = _pair(lambda: ir.IntType(64), types.uint64)
 load_f32, store_f32 = _pair(ir.FloatType, types.float32)
 

@@ -156,15 +156,15 @@ def place(
     free: NDArray[np.int32],
     slots: NDArray[np.int32],
     ts_us: NDArray[np.int64],
-    values: NDArray[np.float32],
+    values: NDArray[np.uint32],
     frame_no: NDArray[np.int32],
     order: NDArray[np.uint8],
     counters: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Turn frames first..count-1 of class `wanted` into rows of the block, appended from counters[C_ROWS].
 
-    values is flat, (rows * signals,). Returns (what, next frame): DONE, BLOCK_FULL, TABLE_FULL (make room, call
-    again from that frame) or BAD_ID (that frame is refused; go on after it).
+    values is flat, (rows * signals,), the bits of float32. Returns (what, next frame): DONE, BLOCK_FULL,
+    TABLE_FULL (make room, call again from that frame) or BAD_ID (that frame is refused; go on after it).
     """
     rows = counters[C_ROWS]
     rows_max = len(slots)

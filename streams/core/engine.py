@@ -161,7 +161,8 @@ class Engine:
             what, first = place(
                 table, first, count, self.class_no, source.owner, self.d,
                 devices.rows, devices.index, devices.free,
-                self._slots, self._ts_us, self._values.reshape(-1), self._frame_no, self._order, devices.counters,
+                self._slots, self._ts_us, self._values.reshape(-1).view(np.uint32), self._frame_no,
+                self._order, devices.counters,
             )  # fmt: skip
             if what == BLOCK_FULL:
                 self._flush(table, source, effects)

@@ -97,7 +97,7 @@ def test_reads_what_fastavro_writes(sent):
         assert (row[F_SEQ], row[F_TS], row[F_PERIOD]) == (again.seq, again.ts_us, again.period_us)
         assert row[F_STEPS] == len(again.values)
         out = np.zeros(again.values.size, np.float32)
-        gather_values(int(row[F_VALUES_AT]), out.size, out)
+        gather_values(int(row[F_VALUES_AT]), out.size, out.view(np.uint32))
         np.testing.assert_array_equal(out, as_read(again.values).ravel())
     assert joined
 
@@ -112,7 +112,7 @@ def test_arrays_of_many_blocks(frame, cuts, sized):
     table, reasons, joined = scan([value])
     assert reasons == [Reason.OK]
     out = np.zeros(frame.values.size, np.float32)
-    gather_values(int(table[0, F_VALUES_AT]), out.size, out)
+    gather_values(int(table[0, F_VALUES_AT]), out.size, out.view(np.uint32))
     np.testing.assert_array_equal(out, as_read(frame.values).ravel())
     assert joined
 
