@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-OURS   := producers streams detectors telemetry fleetwatch autoscaler
 
 .PHONY: setup check test demo bench lock clean help
 
