@@ -1,1 +1,1 @@
-"""Scaling workers from consumer lag: nothing is here yet. It may import `telemetry` and no other package of ours."""
+"""Scaling workers from consumer lag: not built yet. It may import `telemetry` and nothing else of ours."""
