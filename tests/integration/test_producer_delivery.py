@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import NewTopic
+from real_worker import read_all
 
 from producers import cli
 from producers.control import NoAnswerError, send_order
@@ -70,28 +70,6 @@ def succeed(command: Any, settings: Settings, *arguments: str) -> Result:
     if result.exception is not None:
         raise result.exception
     return result
-
-
-def read_all(settings: Settings, topic: str) -> list[Message]:
-    """Everything in a topic, each partition in order."""
-    consumer = clients.consumer(settings, f"{settings.topics.prefix}-reader", fetch_wait_max_ms=50)
-    found: list[Message] = []
-    try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        places = [TopicPartition(topic, partition, 0) for partition in partitions]
-        ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
-        consumer.assign(places)
-        missing, deadline_s = sum(ends.values()), time.monotonic() + 30
-        while missing:
-            assert time.monotonic() < deadline_s, f"{topic}: {missing} records did not come"
-            for message in consumer.consume(1000, timeout=0.2):
-                assert message.error() is None
-                if message.offset() < ends[message.partition()]:
-                    found.append(message)
-                    missing -= 1
-    finally:
-        consumer.close()
-    return found
 
 
 def test_simulated_frames_are_all_there_in_order(settings: Settings) -> None:

@@ -43,9 +43,9 @@ def workers(folder: Path) -> Iterator[Callable[[Path], subprocess.Popen]]:
 
 
 def read_all(settings: Settings, topic: str) -> list[Any]:
-    """Every record of a topic, committed ones only, up to its end as of now."""
-    consumer = clients.consumer(settings, "check", enable_partition_eof=True)
-    partitions = range(settings.topics.partitions)
+    """Every record of a topic, committed ones only, up to its end as of now; each partition in order."""
+    consumer = clients.consumer(settings, "check", enable_partition_eof=True, fetch_wait_max_ms=50)
+    partitions = clients.cluster_metadata(consumer, settings).topics[topic].partitions
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
     left, found = set(partitions), []
     while left:
