@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from functools import cache
 from typing import Any
 
 import faust
-from faust.types.auth import SASLMechanism
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -21,26 +19,13 @@ from prometheus_client import (
     generate_latest,
 )
 
+from streams.credentials import credentials
 from streams.metrics import WorkerMetrics
 from streams.transport.driver import BatchSchema
 from streams.worker import Worker
 from telemetry import settings as settings_module
 from telemetry.settings import Settings
 from telemetry.topics import ensure
-
-
-def _credentials(settings: Settings) -> Any:
-    k = settings.kafka
-    context = ssl.create_default_context(cafile=str(k.ssl_ca) if k.ssl_ca else None)
-    if k.security_protocol.startswith("SASL"):
-        assert k.sasl_password is not None
-        return faust.SASLCredentials(
-            mechanism=SASLMechanism(k.sasl_mechanism),
-            username=k.sasl_username,
-            password=k.sasl_password.get_secret_value(),
-            ssl_context=context if k.security_protocol.endswith("SSL") else None,
-        )
-    return faust.SSLCredentials(context=context) if k.security_protocol == "SSL" else None
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -55,7 +40,7 @@ def create_app(settings: Settings) -> faust.App:
     app = faust.App(
         p.group,
         broker=[f"rawbatch://{address.strip()}" for address in settings.kafka.bootstrap.split(",")],
-        broker_credentials=_credentials(settings),
+        broker_credentials=credentials(settings),
         broker_commit_interval=p.commit_interval_ms / 1000,
         broker_session_timeout=p.session_timeout_s,
         broker_heartbeat_interval=p.heartbeat_s,
