@@ -43,12 +43,15 @@ raw_topics: set[str] = set()
 class RawBatches:
     """Consecutive batches of one partition, from one fetch response.
 
+    fetched_from : where reading began: the next_offset of the one before, whatever was left out between.
     first_offset : records before it are not wanted, although the first batch may hold them. next_offset : where
-    reading goes on, past batches that were left out at the end. max_ts_ms : newest record timestamp.
+    reading goes on, past batches that were left out at the end. max_ts_ms : newest record timestamp. parts may be
+    empty: a stretch of control batches and aborted transactions.
     """
 
     topic: str
     partition: int
+    fetched_from: int
     first_offset: int
     last_offset: int
     next_offset: int
@@ -108,13 +111,13 @@ class RawPartitionRecords:
             raise StopIteration
         data, self._data = self._data, None
         batches = self._parse(data)
-        if not batches.parts:
+        if batches.next_offset == batches.fetched_from:
             raise StopIteration
         return batches
 
     def _parse(self, data: Any) -> RawBatches:
         wanted = self.next_fetch_offset
-        out = RawBatches(self._tp.topic, self._tp.partition, -1, -1, wanted, 0, len(data), 0)
+        out = RawBatches(self._tp.topic, self._tp.partition, wanted, -1, -1, wanted, 0, len(data), 0)
         transactions = _Transactions(self._aborted)
         pos, view = 0, memoryview(data)
         while len(data) - pos >= HEADER.size:
@@ -146,6 +149,8 @@ class RawPartitionRecords:
             self.next_fetch_offset = last + 1
             pos = end
         out.next_offset = self.next_fetch_offset
+        if out.first_offset < 0:
+            out.first_offset, out.last_offset = wanted, out.next_offset - 1
         return out
 
 
