@@ -27,13 +27,15 @@ from fleetwatch.kafka.cluster import EmbeddedKafka
 from fleetwatch.kafka.progress import shown
 from telemetry import settings as settings_of
 from telemetry.clients import require_broker
-from telemetry.settings import ENV_PREFIX, KafkaSettings, Settings
+from telemetry.kafka_settings import KafkaSettings
+from telemetry.settings import ENV_PREFIX, Settings
 from telemetry.topics import ensure
 
 READY_TIMEOUT_S = 120.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEPT_VARIABLES = ("FLEETWATCH_CACHE_DIR", "FLEETWATCH_STATE_DIR")
-_PASSWORD = f"{ENV_PREFIX}KAFKA__SASL_PASSWORD"
+#: Settings of `kafka` that travel in variables, never in the demo's settings file.
+_SECRETS = ("sasl_password", "ssl_key_password")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -87,9 +89,10 @@ class Session:
         ------
         BrokerUnavailableError : the named cluster does not answer; KafkaStartError : the embedded one.
         """
-        kafka = self._given.kafka.model_dump(mode="json", exclude={"sasl_password"}, exclude_defaults=True)
+        given = self._given.kafka if self._own_cluster else KafkaSettings()  # the embedded one asks for no login
+        kafka = given.model_dump(mode="json", exclude=set(_SECRETS), exclude_defaults=True)
         prefix = f"demo{secrets.token_hex(4)}"
-        environ = self._environment(self._given.kafka)
+        environ = self._environment(given)
         self._write("settings.yaml", kafka, prefix)
         self.children = Children(self.folder / "settings.yaml", self.logs, environ)
         kernels = self.children.start("kernels", ["worker", "--compile-only"])
@@ -133,8 +136,9 @@ class Session:
     def _environment(self, kafka: KafkaSettings) -> dict[str, str]:
         """Ours without settings: every process of the demo reads the demo's file and nothing else."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX) or k in _KEPT_VARIABLES}
-        if kafka.sasl_password is not None:
-            kept[_PASSWORD] = kafka.sasl_password.get_secret_value()
+        for name in _SECRETS:
+            if (secret := getattr(kafka, name)) is not None:
+                kept[f"{ENV_PREFIX}KAFKA__{name.upper()}"] = secret.get_secret_value()
         return kept
 
     def start_worker(self, name: str) -> WorkerWatch:

@@ -10,56 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from telemetry.errors import SettingsError, nearest
+from telemetry.kafka_settings import KafkaSettings, Section
 
 ENV_PREFIX = "FLEETWATCH_"
 #: Variables with our prefix that are not settings of the tree.
 ENV_OTHER = {"FLEETWATCH_CONFIG", "FLEETWATCH_CACHE_DIR", "FLEETWATCH_STATE_DIR"}
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class KafkaSettings(Section):
-    """The cluster, and how to speak to it."""
-
-    bootstrap: str = Field("127.0.0.1:9092", description="Comma-separated host:port of some brokers.")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_ca: Path | None = Field(None, description="PEM file of the authorities to trust; none = the system's.")
-    connect_timeout_s: float = Field(8.0, gt=0, description="How long a command waits for the first answer.")
-
-    @field_validator("bootstrap")
-    @classmethod
-    def _addresses(cls, value: str) -> str:
-        for part in value.split(","):
-            host, colon, port = part.strip().rpartition(":")
-            if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError(f"{part.strip()!r} is not host:port")
-        return value
-
-    @model_validator(mode="after")
-    def _sasl(self) -> KafkaSettings:
-        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
-            raise ValueError("sasl_username and sasl_password are needed with a SASL security_protocol")
-        return self
 
 
 class TopicSettings(Section):
@@ -236,13 +204,32 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         return {}, [f"{path}: {exc.strerror or exc}"]
+    except yaml.MarkedYAMLError as exc:  # its own text quotes the file
+        where = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        return {}, [f"{path}{where}: not YAML: {exc.problem}"]
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        return {}, [f"{path}: not YAML: {exc}"]
+        return {}, [f"{path}: not YAML: {type(exc).__name__}"]
     if data is None:
         return {}, []
     if not isinstance(data, dict):
         return {}, [f"{path}: expected sections ({', '.join(Settings.model_fields)})"]
-    return {str(key): value for key, value in data.items()}, []
+    return {str(key): value for key, value in data.items()}, _secrets_in(path, data)
+
+
+def _secrets_in(path: Path, data: Mapping[str, Any]) -> list[str]:
+    """Secrets written into a settings file, which is shown, copied and committed."""
+    found = []
+    for section, field in Settings.model_fields.items():
+        model, given = field.annotation, data.get(section)
+        if not (isinstance(model, type) and issubclass(model, BaseModel) and isinstance(given, dict)):
+            continue
+        for name, inner in model.model_fields.items():
+            if given.get(name) is not None and SecretStr in (inner.annotation, *get_args(inner.annotation)):
+                found.append(
+                    f"{section}.{name}: a secret does not belong into {path}: put it into the variable "
+                    f"{ENV_PREFIX}{section.upper()}__{name.upper()}, or name its file in {section}.{name}_file"
+                )
+    return found
 
 
 def load(config: Path | None = None, environ: Mapping[str, str] | None = None, **sections: Any) -> Settings:
