@@ -12,9 +12,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import OffsetSpec
 
 from fleetwatch.lag import LagSeconds, OffsetHistory, Rate
-from fleetwatch.offsets import list_offsets
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import BrokerUnavailableError
+from telemetry.offsets import list_offsets
 from telemetry.settings import Settings
 from telemetry.topics import topics
 

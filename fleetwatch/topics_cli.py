@@ -12,11 +12,11 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from rich.console import Console
 from rich.table import Table
 
-from fleetwatch.offsets import list_offsets
 from fleetwatch.pages import load_settings, page_console, quiet_end
 from telemetry import topics as contract
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import BrokerUnavailableError
+from telemetry.offsets import list_offsets
 from telemetry.settings import Settings
 from telemetry.topics import TopicSpec
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -23,15 +23,22 @@ _PAUSE_S = 0.1
 def list_offsets(
     client: AdminClient, partitions: Mapping[str, int], spec: OffsetSpec, timeout_s: float
 ) -> dict[tuple[str, int], int]:
+    """`offsets_of` all partitions. partitions : topic -> how many there are."""
+    return offsets_of(client, [(name, p) for name, n in partitions.items() for p in range(n)], spec, timeout_s)
+
+
+def offsets_of(
+    client: AdminClient, partitions: Iterable[tuple[str, int]], spec: OffsetSpec, timeout_s: float
+) -> dict[tuple[str, int], int]:
     """Offset of each partition by (topic, partition); -1 = none satisfies `spec`.
 
-    partitions : topic -> how many there are.
+    The latest offset is the end of the log, records of open transactions included.
 
     Raises
     ------
     KafkaException : no answer within `timeout_s`, or a refusal.
     """
-    wanted = {TopicPartition(name, p): spec for name, n in partitions.items() for p in range(n)}
+    wanted = {TopicPartition(name, p): spec for name, p in partitions}
     if not wanted:
         return {}
     deadline = time.monotonic() + timeout_s
