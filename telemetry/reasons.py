@@ -25,6 +25,11 @@ class Reason(IntEnum):
     BAD_SEQ = 14
     KEY_MISMATCH = 15
     STATE_FULL = 16
+    BATCH_TOO_LARGE = 17
+    BATCH_CORRUPT = 18
+    BATCH_CODEC = 19
+    BATCH_CRC = 20
+    BATCH_FORMAT = 21
 
     @property
     def code(self) -> str:
@@ -32,7 +37,9 @@ class Reason(IntEnum):
 
     @property
     def stage(self) -> str:
-        """schema: the header; decode: the bytes; contract: what the frame says."""
+        """transport: a whole batch; schema: the header; decode: the bytes; contract: what the frame says."""
+        if self >= Reason.BATCH_TOO_LARGE:
+            return "transport"
         if self in (Reason.BAD_HEADER, Reason.UNKNOWN_FINGERPRINT):
             return "schema"
         return "decode" if self <= Reason.AVRO_TRAILING else "contract"
@@ -56,4 +63,9 @@ TEXT: dict[Reason, str] = {
     Reason.BAD_SEQ: "the sequence number is negative",
     Reason.KEY_MISMATCH: "the record's key is not the frame's device id",
     Reason.STATE_FULL: "the worker holds as many devices of this class as it may",
+    Reason.BATCH_TOO_LARGE: "the batch is larger than the cap when it is decompressed; the letter holds it whole",
+    Reason.BATCH_CORRUPT: "the batch cannot be read from the first offset named on; the letter holds it whole",
+    Reason.BATCH_CODEC: "the batch names a compression codec that Kafka does not have; the letter holds it whole",
+    Reason.BATCH_CRC: "the batch does not have the checksum that it names, however often it is read",
+    Reason.BATCH_FORMAT: "the batch has message format v0 or v1; formats before v2 are not read",
 }

@@ -86,6 +86,8 @@ class Core:
         self._keys = keys
         self.engines: dict[str, Engine] = {}
         self.refused: dict[Reason, int] = {}
+        #: Asked when a class's table is full: whether it made room.
+        self.evict: Callable[[], bool] = lambda: False
 
     def engine(self, catalog_key: str) -> Engine:
         """The engine of a class, made at its first use."""
@@ -94,8 +96,12 @@ class Core:
             catalog = self.catalogs[catalog_key]
             number = next(k.index(catalog_key) for k in self._keys if catalog_key in k)
             engine = Engine(catalog, number, self.spec, self.factory(catalog))
+            engine.evict = self._evict
             self.engines[catalog_key] = engine
         return engine
+
+    def _evict(self) -> bool:
+        return self.evict()
 
     def owner(self, topic: str, partition: int) -> int:
         """How device rows name this input partition."""
@@ -104,35 +110,34 @@ class Core:
     def process(
         self, topic: str, partition: int, parts: list[Part], min_offset: int, now_us: int, effects: Effects
     ) -> None:
-        """Apply one partition's records, in order, from min_offset on.
-
-        Raises
-        ------
-        CorruptBatchError : a batch does not parse (the broker's checksum would not have let it pass).
-        """
+        """Apply one partition's records, in order, from min_offset on. What is refused becomes dead letters."""
         t = self.topics.index(topic)
         scanner, keys = self._scanners[t], self._keys[t]
         source = Source(topic, partition, self.owner(topic, partition))
         ts_min, ts_max = max(0, now_us - self._past_max_us), now_us + self._future_max_us
+        letters_before = len(effects.dead)
         for frames, refusals in scanner.scan(parts, min_offset, ts_min, ts_max):
             if refusals:
-                self._refuse(scanner.refusals[:refusals], source, effects)
+                _refuse(scanner.refusals[:refusals], source, effects)
             if frames:
                 present = np.bincount(scanner.table[:frames, F_CLASS], minlength=len(keys))
-                dead = len(effects.dead)
                 for c in np.flatnonzero(present).tolist():
                     self.engine(keys[c]).process(scanner.table, frames, source, effects)
-                for letter in effects.dead[dead:]:
-                    self.refused[letter.reason] = self.refused.get(letter.reason, 0) + 1
+        for lost in scanner.unreadable:
+            effects.dead.append(
+                DeadLetter(
+                    topic, partition, lost.first_offset, lost.reason, None, bytes(lost.raw), lost.last_offset
+                )
+            )
+        if len(effects.dead) > letters_before:
+            self._count_letters(effects, letters_before, now_us)
 
-    def _refuse(self, refusals: NDArray[np.int64], source: Source, effects: Effects) -> None:
-        for row in refusals.tolist():
-            reason = Reason(row[R_REASON])
-            key = copy_bytes(row[R_KEY_AT], row[R_KEY_LEN]) if row[R_KEY_LEN] >= 0 else None
-            value = copy_bytes(row[R_VALUE_AT], row[R_VALUE_LEN]) if row[R_VALUE_LEN] >= 0 else None
-            letter = DeadLetter(source.topic, source.partition, row[R_OFFSET], reason, key, value)
-            effects.dead.append(letter)
-            self.refused[reason] = self.refused.get(reason, 0) + 1
+    def _count_letters(self, effects: Effects, first: int, now_us: int) -> None:
+        """Put the letters from number `first` on into the order of their offsets, and count them by reason."""
+        letters = sorted(effects.dead[first:], key=lambda letter: letter.offset)
+        effects.dead[first:] = [letter.bounded(now_us) for letter in letters]
+        for letter in letters:
+            self.refused[letter.reason] = self.refused.get(letter.reason, 0) + 1
 
     # -- figures and ownership -------------------------------------------------------------------------------
 
@@ -159,7 +164,21 @@ class Core:
         """Forget the devices of revoked partitions; returns how many."""
         return sum(engine.release(owners) for engine in self.engines.values())
 
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Forget the devices of these ids, whatever their class."""
+        for engine in self.engines.values():
+            slots = engine.devices.slots_of_keys(keys)
+            engine.forget(slots[slots >= 0])
+
     def finish(self, topic: str, effects: Effects) -> None:
         """Close every open window, as at the end of a recording."""
         for engine in self.engines.values():
             engine.finish(Source(topic, 0, self.owner(topic, 0)), effects)
+
+
+def _refuse(refusals: NDArray[np.int64], source: Source, effects: Effects) -> None:
+    for row in refusals.tolist():
+        key = copy_bytes(row[R_KEY_AT], row[R_KEY_LEN]) if row[R_KEY_LEN] >= 0 else None
+        value = copy_bytes(row[R_VALUE_AT], row[R_VALUE_LEN]) if row[R_VALUE_LEN] >= 0 else None
+        reason = Reason(row[R_REASON])
+        effects.dead.append(DeadLetter(source.topic, source.partition, row[R_OFFSET], reason, key, value))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TypedDict
 
 from telemetry.alerts import Alert
@@ -17,9 +18,18 @@ class Message(TypedDict):
     partition: int
 
 
+#: Key and value of a dead letter take so many bytes at most: with its headers it fits into a producer's 1,000,000.
+LETTER_BYTES_MAX = 990_000
+_KEY_BYTES_MAX = LETTER_BYTES_MAX // 2
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record, byte for byte, and where it came from."""
+    """A refused record, byte for byte, and where it came from; or a batch whose records cannot be told apart.
+
+    last_offset : -1 = one record; else the letter stands for all from offset to here, and its value is the batch
+    as it was fetched. time_us : when it was refused. Nothing that tells a letter from another depends on it.
+    """
 
     topic: str
     partition: int
@@ -27,6 +37,26 @@ class DeadLetter:
     reason: Reason
     key: bytes | None
     value: bytes | None
+    last_offset: int = -1
+    time_us: int = 0
+    key_length: int = -1
+    value_length: int = -1
+
+    def bounded(self, time_us: int) -> DeadLetter:
+        """This letter with its time, its key and value cut to what can be published; their lengths are kept."""
+        key, value = self.key, self.value
+        if len(key or b"") + len(value or b"") <= LETTER_BYTES_MAX:
+            return replace(self, time_us=time_us)
+        key = key[:_KEY_BYTES_MAX] if key is not None else None
+        value = value[: LETTER_BYTES_MAX - len(key or b"")] if value is not None else None
+        return replace(
+            self,
+            key=key,
+            value=value,
+            time_us=time_us,
+            key_length=len(self.key or b""),
+            value_length=len(self.value or b""),
+        )
 
     def headers(self, worker: str) -> list[tuple[str, bytes]]:
         """In the manner of Kafka Connect, so that its tools read them."""
@@ -41,7 +71,14 @@ class DeadLetter:
             "__connect.errors.exception.message": TEXT[reason],
             "x-reason": reason.code,
             "x-worker": worker,
+            "x-time": datetime.fromtimestamp(self.time_us / 1e6, UTC).isoformat(timespec="milliseconds"),
         }
+        if self.last_offset >= 0:
+            pairs["x-last-offset"] = str(self.last_offset)
+        if self.value_length > len(self.value or b""):
+            pairs["x-truncated"] = str(self.value_length)
+        if self.key_length > len(self.key or b""):
+            pairs["x-truncated-key"] = str(self.key_length)
         return [(name, text.encode()) for name, text in pairs.items()]
 
 

@@ -1,6 +1,7 @@
 """Kafka v2 record batches to the frame table, without a Python object a record.
 
-The rule: every record ends in exactly one place, the frame table or the refusals, in the order of its offset.
+The rule: every record ends in exactly one place, in the order of its offset: the frame table, the refusals, or,
+from where a batch cannot be read, the unreadable parts. No bytes raise.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from telemetry.framescan import (
     ClassTable,
     scan_frame,
 )
-from telemetry.rawmem import INLINE, load_u8, load_u64, read_zigzag
+from telemetry.rawmem import INLINE, address, copy_bytes, load_u8, load_u64, read_zigzag
 from telemetry.reasons import Reason
 
 # Columns of the refusals, int64 (n, REFUSAL_COLUMNS); addresses and lengths, -1 = null.
@@ -31,13 +32,9 @@ R_REASON, R_OFFSET, R_KEY_AT, R_KEY_LEN, R_VALUE_AT, R_VALUE_LEN = range(6)
 REFUSAL_COLUMNS = 6
 
 # What `scan_records` leaves in its progress array.
-P_ADDRESS, P_RECORD, P_FRAMES, P_REFUSALS = range(4)
+P_ADDRESS, P_RECORD, P_FRAMES, P_REFUSALS, P_OFFSET = range(5)
 
 _KEY_MISMATCH = int(Reason.KEY_MISMATCH)
-
-
-class CorruptBatchError(ValueError):
-    """The records section of a batch is not what its header says: the broker's data are damaged."""
 
 
 @njit(**INLINE)
@@ -61,6 +58,7 @@ def scan_records(
     first: int,
     count: int,
     base_offset: int,
+    last_offset: int,
     base_ts_ms: int,
     min_offset: int,
     classes: NDArray[np.int64],
@@ -72,37 +70,41 @@ def scan_records(
 ) -> int:
     """Scan records first..count-1 of one batch's records section at addresses [p, end).
 
-    Records before min_offset are passed over: a fetch may begin in the middle of a batch. Returns 0 when done,
-    1 when the table or the refusals are full (call again from `progress`), -1 when the section is corrupt.
+    Records before min_offset are passed over: a fetch may begin in the middle of a batch. Offsets ascend from
+    progress[P_OFFSET] and do not pass last_offset. Returns 0 when done, 1 when the table or the refusals are full
+    (call again from `progress`), -1 when the section cannot be read behind progress[P_OFFSET].
     """
     frames = progress[P_FRAMES]
     refused = progress[P_REFUSALS]
+    offset = progress[P_OFFSET]
+    code = 0
     for i in range(first, count):
         if frames >= len(table) or refused >= len(refusals):
             progress[P_ADDRESS] = p
             progress[P_RECORD] = i
-            progress[P_FRAMES] = frames
-            progress[P_REFUSALS] = refused
-            return 1
+            code = 1
+            break
+        code = -1  # until the record is found to be whole
         length, p = read_zigzag(p, end)
         if p < 0 or length < 0 or length > end - p:
-            return -1
+            break
         record_end = p + length
         ts_delta, p = read_zigzag(p + 1, record_end)  # after the attributes byte
         if p < 0:
-            return -1
+            break
         offset_delta, p = read_zigzag(p, record_end)
-        if p < 0:
-            return -1
+        if p < 0 or offset_delta > last_offset - base_offset or base_offset + offset_delta <= offset:
+            break
         key_len, p = read_zigzag(p, record_end)
-        if p < 0 or key_len > record_end - p:
-            return -1
+        if p < 0 or key_len < -1 or key_len > record_end - p:
+            break
         key_at = p
         if key_len > 0:
             p += key_len
         value_len, p = read_zigzag(p, record_end)
-        if p < 0 or value_len > record_end - p:
-            return -1
+        if p < 0 or value_len < -1 or value_len > record_end - p:
+            break
+        code = 0
         offset = base_offset + offset_delta
         if offset >= min_offset:
             reason = scan_frame(p, value_len, classes, ts_min_us, ts_max_us, frames, table)
@@ -127,12 +129,17 @@ def scan_records(
         p = record_end
     progress[P_FRAMES] = frames
     progress[P_REFUSALS] = refused
-    return 0
+    progress[P_OFFSET] = offset
+    return code
 
 
 @dataclass(slots=True)
 class Part:
-    """The records section of one batch, decompressed: buffer[start:end] holds `count` records."""
+    """The records section of one batch, decompressed: buffer[start:end] holds `count` records.
+
+    last_offset : of the batch; -1 = no offset of it was ever left out. raw : the whole batch as it was fetched,
+    for a dead letter. refused : why there is nothing to scan, only `raw`; base_offset is then the first one lost.
+    """
 
     buffer: bytes | bytearray | memoryview
     start: int
@@ -140,6 +147,23 @@ class Part:
     count: int
     base_offset: int
     base_ts_ms: int
+    last_offset: int = -1
+    raw: bytes | memoryview = b""
+    refused: Reason = Reason.OK
+
+    def __post_init__(self) -> None:
+        if self.last_offset < 0:
+            self.last_offset = self.base_offset + self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Records first_offset..last_offset, which cannot be told apart. raw : the batch that holds them."""
+
+    reason: Reason
+    first_offset: int
+    last_offset: int
+    raw: bytes | memoryview
 
 
 @dataclass(slots=True)
@@ -147,6 +171,7 @@ class RecordScanner:
     """Scans parts into a frame table of bounded size.
 
     frames_max, refusals_max : when either is full the scan pauses, so memory is bounded whatever arrives.
+    unreadable : what the last scan met, in the order of the offsets; good when the scan is over.
     """
 
     classes: ClassTable
@@ -154,27 +179,30 @@ class RecordScanner:
     refusals_max: int = 1024
     table: NDArray[np.int64] = field(init=False)
     refusals: NDArray[np.int64] = field(init=False)
+    unreadable: list[Unreadable] = field(init=False, default_factory=list)
     _progress: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.table = np.zeros((self.frames_max, FRAME_COLUMNS), np.int64)
         self.refusals = np.zeros((self.refusals_max, REFUSAL_COLUMNS), np.int64)
-        self._progress = np.zeros(4, np.int64)
+        self._progress = np.zeros(5, np.int64)
 
     def scan(self, parts: list[Part], min_offset: int, ts_min_us: int, ts_max_us: int) -> Iterator[tuple[int, int]]:
         """Yield (frames, refusals) in the arrays, as often as they fill up and once at the end.
 
         Addresses in the arrays are good until the next step.
-
-        Raises
-        ------
-        CorruptBatchError : the records section does not parse.
         """
         progress = self._progress
         progress[P_FRAMES] = progress[P_REFUSALS] = 0
+        self.unreadable = []
         for part in parts:
-            base = int(np.frombuffer(part.buffer, np.uint8).ctypes.data)
+            if part.refused:
+                first = max(part.base_offset, min_offset)
+                self.unreadable.append(Unreadable(part.refused, first, part.last_offset, part.raw))
+                continue
+            base = address(part.buffer)
             p, first = base + part.start, 0
+            progress[P_OFFSET] = part.base_offset - 1
             while True:
                 code = scan_records(
                     p,
@@ -182,6 +210,7 @@ class RecordScanner:
                     first,
                     part.count,
                     part.base_offset,
+                    part.last_offset,
                     part.base_ts_ms,
                     min_offset,
                     self.classes.array,
@@ -191,11 +220,17 @@ class RecordScanner:
                     self.refusals,
                     progress,
                 )
-                if code == 0:
+                if code <= 0:
                     break
-                if code < 0:
-                    raise CorruptBatchError(f"record batch at offset {part.base_offset} does not parse")
                 yield int(progress[P_FRAMES]), int(progress[P_REFUSALS])
                 p, first = int(progress[P_ADDRESS]), int(progress[P_RECORD])
                 progress[P_FRAMES] = progress[P_REFUSALS] = 0
+            if code < 0:
+                self._damaged(part, max(int(progress[P_OFFSET]) + 1, min_offset))
         yield int(progress[P_FRAMES]), int(progress[P_REFUSALS])
+
+    def _damaged(self, part: Part, first: int) -> None:
+        """A batch whose records cannot be read from offset `first` on; those before it are applied."""
+        if first <= part.last_offset:
+            raw = part.raw or copy_bytes(address(part.buffer) + part.start, part.end - part.start)
+            self.unreadable.append(Unreadable(Reason.BATCH_CORRUPT, first, part.last_offset, raw))
