@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from telemetry.errors import SettingsError, nearest
 from telemetry.kafka_settings import KafkaSettings, Section
+from telemetry.schema_settings import SchemaSettings
 
 ENV_PREFIX = "FLEETWATCH_"
 #: Variables with our prefix that are not settings of the tree.
@@ -165,6 +166,7 @@ class Settings(BaseSettings):
     )
     alerts: AlertSettings = AlertSettings()
     outputs: OutputSettings = OutputSettings()
+    schemas: SchemaSettings = SchemaSettings()
     service: ServiceSettings = ServiceSettings()
 
     @classmethod
