@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> faust.App:
     )
     app.batch_fetch = {"max_wait_ms": p.fetch_wait_ms, "min_bytes": p.fetch_min_bytes}
     ensure(settings)
-    worker = Worker(settings, name)
+    worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
     app.fleetwatch = worker
     _handlers(app, worker)
@@ -83,9 +83,9 @@ def _handlers(app: Any, worker: Worker) -> None:
             if worker.checkpoint_due:
                 await app.consumer.commit()
 
-    async def commit(offsets: Any) -> bool:
+    async def commit() -> bool:
         try:
-            return await worker.checkpoint(offsets, app.consumer.commit_group)
+            return await worker.checkpoint()
         except Exception as exc:  # ends the process
             worker.fail(exc)
             raise
@@ -94,9 +94,9 @@ def _handlers(app: Any, worker: Worker) -> None:
     async def own(app: Any, **kwargs: Any) -> None:
         del kwargs
         app.consumer.commit_hook = commit
+        app.consumer.progress = lambda: worker.applied
         try:
-            assigned = [(tp.topic, tp.partition) for tp in app.consumer.assignment() if tp.topic in names]
-            await worker.own(assigned)
+            await worker.own(app.consumer)
         except Exception as exc:  # ends the process
             worker.fail(exc)
 

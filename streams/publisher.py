@@ -1,114 +1,77 @@
-"""Results and state rows out, through confluent-kafka. The rule: a record that was not delivered ends the worker.
+"""Results out, through confluent-kafka. The rule: a record that was not delivered is never taken for one that was.
 
-Results are handed to librdkafka as they arise. While a checkpoint waits for those that were sent before it, later
-ones are held back for a moment, so that the wait has an end. State rows have a producer of their own: results need
-not wait for them. A full queue makes the worker wait, never drop.
+Results are handed to librdkafka as they arise, within the open transaction where there are transactions. While a
+checkpoint makes those that were sent before it final, later ones are held back. A full queue makes the worker wait,
+never drop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import Any
-
-from confluent_kafka import KafkaError, Producer
 
 from streams.core.effects import Effects, Message
+from streams.outlet import Outlet
 from telemetry.topics import Topics
-
-log = logging.getLogger("fleetwatch.publisher")
 
 #: More records than this waiting in librdkafka: the worker takes no new batch.
 QUEUE_HIGH = 200_000
-FLUSH_TIMEOUT_S = 60.0
+#: Batches' results that may be held back during a checkpoint.
+HELD_MAX = 64
 #: Rows handed over at a time: a call holds Python's lock, and the event loop has batches to process meanwhile.
 ROWS_AT_A_TIME = 500
 
 
-def _hand_over(producer: Producer, topic: str, messages: list[Message]) -> None:
-    """Give records to librdkafka, waiting while its queue is full."""
-    sent = 0
-    while sent < len(messages):
-        sent += producer.produce_batch(topic, messages[sent:] if sent else messages)
-        if sent < len(messages):
-            producer.poll(0.05)
-
-
-class UndeliveredError(RuntimeError):
-    """Kafka did not take a record of ours; the work since the last commit must be done again."""
-
-
 class Publisher:
-    """Called by the worker's event loop, but for `flush`, which waits and so runs in an executor."""
+    """Called by the worker's event loop, but for `write_rows`, which a checkpoint calls in an executor.
 
-    def __init__(self, producer: Producer, rows: Producer, topics: Topics, worker: str) -> None:
-        self._producer, self._rows, self._topics, self._worker = producer, rows, topics, worker
+    results, rows : the same outlet where there are transactions.
+    """
+
+    def __init__(self, results: Outlet, rows: Outlet, topics: Topics, worker: str) -> None:
+        self.results, self.rows = results, rows
+        self._topics, self._worker = topics, worker
         self._held: list[Effects] | None = None
-        self._failure: KafkaError | None = None
         self.published = 0
 
-    def delivery_failed(self, error: KafkaError | None, message: Any) -> None:
-        """librdkafka's delivery report; with `delivery.report.only.error` only failures come."""
-        if error is not None and self._failure is None:
-            self._failure = error
-            log.error("a record for %s was not delivered: %s", message.topic(), error.str())
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise UndeliveredError(self._failure.str())
-
-    def send(self, topic: str, messages: list[Message]) -> None:
-        """Hand records to librdkafka, waiting while its queue is full."""
-        _hand_over(self._producer, topic, messages)
-        self.published += len(messages)
-
-    def _send_one(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], partition: int
-    ) -> None:
-        while True:
-            try:
-                self._producer.produce(topic, value, key, partition, headers=headers)
-                break
-            except BufferError:
-                self._producer.poll(0.05)
-        self.published += 1
-
     def publish(self, effects: Effects) -> None:
-        """Send a batch's results, or hold them back while a checkpoint waits."""
+        """Send a batch's results, or hold them back while a checkpoint is under way."""
         if not effects.records:
             return
         if self._held is not None:
             self._held.append(effects)
             return
-        topics = self._topics
+        topics, out = self._topics, self.results
+        out.begin()
         for topic, messages in (
             (topics.features.name, effects.features),
             (topics.scores.name, effects.scores),
             (topics.late.name, effects.late),
         ):
             if messages:
-                self.send(topic, messages)
+                out.hand_over(topic, messages)
         for alert in effects.alerts:
             key, value, headers = alert.to_message()
-            self._send_one(topics.alerts.name, key, value, headers, alert.partition)
+            out.hand_over_one(topics.alerts.name, key, value, headers, alert.partition)
         for letter in effects.dead:
-            self._send_one(
+            out.hand_over_one(
                 topics.dlq.name, letter.key, letter.value, letter.headers(self._worker), letter.partition
             )
-        self._producer.poll(0)
+        self.published += effects.records
+        out.poll()
 
     async def room(self) -> None:
-        """Wait until librdkafka's queue is short enough for another batch's results.
+        """Wait until there is room for another batch's results.
 
         Raises
         ------
-        UndeliveredError : an earlier record was not delivered.
+        UndeliveredError : without transactions: an earlier record was not delivered.
         """
-        while len(self._producer) > QUEUE_HIGH or (self._held is not None and len(self._held) > 64):
-            self._producer.poll(0)
+        while len(self.results) > QUEUE_HIGH or (self._held is not None and len(self._held) > HELD_MAX):
+            self.results.poll()
             await asyncio.sleep(0.01)
-        self._check()
+        if not self.results.transactional:
+            self.results.check()
 
     def hold(self) -> None:
         """From now on results wait for `release`."""
@@ -120,30 +83,14 @@ class Publisher:
         for effects in held or ():
             self.publish(effects)
 
-    def flush(self) -> None:
-        """Wait until all results that were handed over are acknowledged.
+    def restart(self, outlet: Outlet) -> None:
+        """Drop what was held back or sent and not made final; go on with a new outlet."""
+        self._held = None
+        self.results = self.rows = outlet
 
-        Raises
-        ------
-        UndeliveredError : something was not, within a minute.
-        """
-        self._await(self._producer)
-
-    def write_rows(self, rows: list[Message]) -> None:
-        """Send state rows and wait until they are acknowledged.
-
-        Raises
-        ------
-        UndeliveredError : something was not, within a minute.
-        """
+    def write_rows(self, rows: list[Message], outlet: Outlet) -> None:
+        """Hand state rows over."""
         topic = self._topics.state.name
         for first in range(0, len(rows), ROWS_AT_A_TIME):
-            _hand_over(self._rows, topic, rows[first : first + ROWS_AT_A_TIME])
+            outlet.hand_over(topic, rows[first : first + ROWS_AT_A_TIME])
             time.sleep(0)
-        self._await(self._rows)
-
-    def _await(self, producer: Producer) -> None:
-        left = producer.flush(FLUSH_TIMEOUT_S)
-        self._check()
-        if left:
-            raise UndeliveredError(f"{left} records were not acknowledged within {FLUSH_TIMEOUT_S:.0f} s")

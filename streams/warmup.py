@@ -10,7 +10,7 @@ import numpy as np
 from streams.core.core import Core
 from streams.core.effects import Effects
 from streams.core.records import Part
-from streams.core.state import dirty_rows, load
+from streams.core.state import Restored, dirty_rows, load
 from streams.wiring import make_core
 from telemetry.codec import FrameEncoder, zigzag
 from telemetry.settings import Settings
@@ -47,4 +47,4 @@ def warm_up(settings: Settings) -> None:
         for key in keys[:1]:
             _exercise(core, key, topic)
     rows = [row["value"] for row in dirty_rows(core)]
-    load(again, rows, {core.owner(topic, 0) for topic in core.topics})
+    load(again, rows, {core.owner(topic, 0) for topic in core.topics}, Restored())

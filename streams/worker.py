@@ -1,7 +1,8 @@
 """The worker's shell around the core: batches in, results out, ownership. The rule: one thread touches the core.
 
-An unexpected exception ends the process with its cause as the last log line: the batch was not acknowledged,
-and a restart does the work again from the last checkpoint.
+An unexpected exception ends the process with its cause as the last log line: nothing after the last checkpoint
+counts, and a restart does the work again from there. What the world does to a worker (a rebalance that it missed, a
+transaction that ran out) does not end it: it lets go of what is not final and goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,59 +14,72 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException
 
-from streams.changelog import Changelog
-from streams.checkpoint import Checkpointer
+from streams.changelog import Changelog, Wanted
+from streams.checkpoint import Checkpointer, CheckpointError, Loss, loss_of
 from streams.core.effects import Effects
+from streams.outlet import Outlet, Patience, UndeliveredError
+from streams.ownership import Ownership, Parked, TopicPart
 from streams.publisher import Publisher
 from streams.transport.rawfetch import RawBatches
 from streams.warmup import warm_up
 from streams.wiring import make_core
-from telemetry import clients
+from telemetry.errors import FleetwatchError, TopicError
 from telemetry.settings import Settings
 from telemetry.topics import topics
 
 log = logging.getLogger("fleetwatch.worker")
 
 EXIT_SOFTWARE = 70
-TopicPart = tuple[str, int]
+#: So many checkpoints lost in a row, without one that was made, end the worker.
+LOST_MAX = 6
+#: Events that do not begin where they should, in a row: reading does not go on by itself.
+MISPLACED_MAX = 50
 #: (which clock, seconds from it to the alert)
 LatencyObserver = Callable[[str, float], None]
 
 
 class Worker:
-    """What the Faust app's agent and rebalance handlers call.
+    """What the Faust app's agent and rebalance handlers call, all in the app's event loop.
 
-    applied : next offset of each input partition whose effects are in the core.
+    stopping : whether the process is to end; waiting for the broker then has an end.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, stopping: Callable[[], bool]) -> None:
         self.settings, self.name = settings, name
         self.topics = topics(settings)
         self.core = make_core(settings)
-        self.publisher: Publisher = Publisher(self._producer(), self._producer(), self.topics, name)
-        self.checkpoints = Checkpointer(self.core, self.publisher)
-        self.changelog = Changelog(settings, self.topics.state.name, self.core)
-        self.applied: dict[TopicPart, int] = {}
+        self.core.evict = self._release_parked
+        self._patience = Patience(stopping)
+        results = self._outlet()
+        rows = results if results.transactional else self._outlet()
+        self.publisher: Publisher = Publisher(results, rows, self.topics, name)
+        self.owned = Ownership()
+        p = settings.processing
+        self.checkpoints = Checkpointer(
+            self.core, self.publisher, self.owned, p.group, p.transaction_timeout_s, self._patience
+        )
+        self.changelog = Changelog(settings, self.topics.state.name, self.core, stopping)
+        self._lock = asyncio.Lock()
+        self._consumer: Any = None
+        self._assigned: set[TopicPart] = set()
+        self._accepting = False
+        self._lost = self._misplaced = 0
         self.newest_ts_ms: dict[TopicPart, int] = {}
         self.restored = False
-        self.rebalances = 0
-        self.batches = 0
-        self.records = 0
+        self.rebalances = self.recoveries = 0
+        self.batches = self.records = self.alerts = 0
         self._finished = 0
-        self.alerts = 0
         self.progress_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
         self.batch_size: Callable[[int], None] = lambda records: None
 
-    def _producer(self) -> Producer:
-        return clients.producer(
-            self.settings,
-            delivery_report_only_error=True,
-            linger_ms=5,
-            on_delivery=lambda error, message: self.publisher.delivery_failed(error, message),  # noqa: PLW0108
-        )
+    def _outlet(self) -> Outlet:
+        exactly_once = self.settings.processing.guarantee == "exactly_once"
+        outlet = Outlet(self.settings, f"{self.settings.processing.group}-{self.name}" if exactly_once else None)
+        outlet.register(self._patience)
+        return outlet
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first batches need: before the worker joins its group."""
@@ -73,19 +87,36 @@ class Worker:
         warm_up(self.settings)
         log.info("kernels ready in %.1f s", time.monotonic() - started)
 
+    @property
+    def applied(self) -> Mapping[TopicPart, int]:
+        """Next offset of each input partition whose effects are in the core."""
+        return self.owned.applied
+
+    # -- the hot path ----------------------------------------------------------------------------------------
+
     async def process(self, batch: RawBatches) -> None:
-        """Apply one event of the transport."""
+        """Apply one event of the transport, if it goes on where its partition's work stands."""
         await self.publisher.room()
+        at = (batch.topic, batch.partition)
+        expected = self.owned.applied.get(at)
+        if not self._accepting or expected is None:
+            return  # not ours now: it will be read again, by whoever owns it
+        if batch.fetched_from != expected:
+            await self._reread(at, batch.fetched_from, expected)
+            return
+        self.owned.awaiting.discard(at)
+        self._misplaced = 0
         effects = Effects()
-        self.core.process(
-            batch.topic,
-            batch.partition,
-            batch.parts,
-            batch.first_offset,
-            time.time_ns() // 1000,
-            effects,
-        )
-        self.publisher.publish(effects)
+        self.core.process(*at, batch.parts, batch.first_offset, time.time_ns() // 1000, effects)
+        self.owned.applied[at] = batch.next_offset
+        try:
+            self.publisher.publish(effects)
+        except (KafkaException, UndeliveredError) as exc:
+            await self._redo(exc)
+            return
+        self._count(batch, effects)
+
+    def _count(self, batch: RawBatches, effects: Effects) -> None:
         if effects.alerts:
             now_s = time.time()
             for device_us, broker_us in effects.alert_times_us:
@@ -95,54 +126,193 @@ class Worker:
         self.records += batch.count
         self.batch_size(batch.count)
         self.alerts += len(effects.alerts)
-        at = (batch.topic, batch.partition)
-        self.applied[at] = max(batch.next_offset, self.applied.get(at, 0))
-        self.newest_ts_ms[at] = batch.max_ts_ms
+        self.newest_ts_ms[batch.topic, batch.partition] = batch.max_ts_ms
         self.progress_at = time.monotonic()
 
-    async def own(self, assigned: Iterable[TopicPart]) -> None:
-        """Make the core hold exactly the devices of the assigned partitions, at or after what is committed.
+    async def _reread(self, at: TopicPart, found: int, expected: int) -> None:
+        """An event from elsewhere: fetched before a seek, or what lies between was lost on its way."""
+        self._misplaced += 1
+        if self._misplaced > MISPLACED_MAX:
+            raise RuntimeError(f"{at[0]}/{at[1]}: reading goes on at offset {found}, not at {expected}")
+        if at not in self.owned.awaiting:
+            log.warning("%s/%d: fetched from offset %d, expected %d: reading again", *at, found, expected)
+            self.owned.awaiting.add(at)
+            await self._consumer.seek_raw({at: expected})
 
-        Called after a rebalance, before any batch is delivered. Rows ahead of the commit are right: their
-        results were sent, and they skip the frames that come again. Rows behind it are not.
-        """
-        wanted = set(assigned)
-        loop = asyncio.get_running_loop()
-        committed = await loop.run_in_executor(None, self.changelog.committed, sorted(wanted))
-        stale = {at for at in wanted if at not in self.applied or (committed.get(at) or 0) > self.applied[at]}
-        gone = {at for at in self.applied if at not in wanted} | stale
-        self.core.release({self.core.owner(*at) for at in gone})
-        for at in gone:
-            self.applied.pop(at, None)
-            self.newest_ts_ms.pop(at, None)
-        if stale:
-            by_partition: dict[int, set[int]] = {}
-            for topic, partition in stale:
-                by_partition.setdefault(partition, set()).add(self.core.owner(topic, partition))
-            await loop.run_in_executor(None, self.changelog.restore, by_partition)
-        for at in stale:
-            self.applied[at] = committed.get(at) or 0
-        self.rebalances += 1
-        self.restored = True
-        self.progress_at = time.monotonic()
-
-    def fail(self, cause: BaseException) -> None:
-        """End the process: nothing after the last checkpoint counts."""
-        log.critical("the worker ends: %s: %s", type(cause).__name__, cause, exc_info=cause)
-        logging.shutdown()
-        os._exit(EXIT_SOFTWARE)
+    # -- checkpoints and what is lost between them -------------------------------------------------------------
 
     @property
     def checkpoint_due(self) -> bool:
         """Whether more results are out, unfinished, than a crash should repeat."""
         return self.publisher.published - self._finished >= self.settings.processing.commit_records_max
 
-    async def checkpoint(self, offsets: Mapping[Any, int], commit_group: Any) -> bool:
-        """See `streams.checkpoint`."""
-        published = self.publisher.published
-        committed = await self.checkpoints.run(offsets, commit_group)
-        self._finished = published
-        return committed
+    async def checkpoint(self) -> bool:
+        """See `streams.checkpoint`; returns whether work became final."""
+        async with self._lock:
+            if not self._accepting:
+                return False
+            published = self.publisher.published
+            try:
+                done = await self.checkpoints.run(self._consumer.commit_group)
+            except CheckpointError as exc:
+                await self._recover(exc)
+                return False
+            except (KafkaException, UndeliveredError) as exc:
+                await self._recover(self._loss(exc))
+                return False
+            if done:
+                self._finished, self._lost = published, 0
+            self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
+            return done
+
+    def _loss(self, exc: KafkaException | UndeliveredError) -> CheckpointError:
+        """Why results could not be handed over. Re-raises the exception where there are no transactions."""
+        results = self.publisher.results
+        if not results.transactional:
+            raise exc
+        if isinstance(exc, UndeliveredError):
+            return CheckpointError(Loss.TRANSACTION, str(exc))
+        error = results.verdict(exc.args[0])
+        age_s = time.monotonic() - results.opened_at
+        return CheckpointError(loss_of(error, age_s, self.settings.processing.transaction_timeout_s), error.str())
+
+    async def _redo(self, exc: KafkaException | UndeliveredError) -> None:
+        async with self._lock:
+            await self._recover(self._loss(exc))
+
+    async def _recover(self, error: CheckpointError) -> None:
+        """Let go of all that is not final; go on from the last checkpoint where the partitions are still ours.
+
+        Raises
+        ------
+        CheckpointError : another process has our name, or the same thing happened too often.
+        """
+        self._accepting = False
+        self._lost += 1
+        self.recoveries += 1
+        if error.loss is Loss.FENCED or self._lost > LOST_MAX:
+            raise error
+        log.warning("work since the last checkpoint will be done again: %s", error)
+        if self._lost > 1:
+            await asyncio.sleep(min(2.0 ** (self._lost - 2), 10.0))
+        await self._let_go()
+        if error.loss is Loss.MEMBERSHIP:
+            return  # a rebalance follows, and `own` with it
+        await self._take(self._assigned)
+        self._accepting = True
+        await self._consumer.seek_raw(self.owned.applied)
+
+    async def _let_go(self) -> None:
+        """Hold no partition, and a new outlet, at whose registration the broker aborts what the old one sent."""
+        self.core.release({self.core.owner(*at) for at in (*self.owned.applied, *self.owned.parked)})
+        self.owned.drop(self.owned.applied)
+        self.owned.parked.clear()
+        self.newest_ts_ms.clear()
+        self.publisher.results.discard()
+        loop = asyncio.get_running_loop()
+        self.publisher.restart(await loop.run_in_executor(None, self._outlet))
+
+    # -- ownership -------------------------------------------------------------------------------------------
+
+    async def own(self, consumer: Any) -> None:
+        """Make the core hold the devices of the assigned partitions, as of their committed offsets.
+
+        Called after a rebalance, before any batch is delivered.
+
+        Raises
+        ------
+        TopicError : an input topic has more partitions than it should.
+        """
+        async with self._lock:
+            self._accepting = False
+            self._consumer = consumer
+            self.owned.membership, self._assigned = consumer.holding()
+            self._refuse_growth(self._assigned)
+            results = self.publisher.results
+            if results.transactional and (results.open or self.owned.pending()):
+                log.warning("work of the last generation was not final: it will be done again")
+                await self._let_go()
+            await self._take(self._assigned)
+            self._accepting = True
+            self.rebalances += 1
+            self.restored = True
+            self.progress_at = time.monotonic()
+
+    def _refuse_growth(self, assigned: Iterable[TopicPart]) -> None:
+        n = self.settings.topics.partitions
+        grown = sorted({topic for topic, partition in assigned if partition >= n})
+        if grown:
+            raise TopicError(
+                f"{', '.join(grown)}: more partitions than topics.partitions ({n}): devices would change partition "
+                "and leave their state behind. Nothing of the new partitions was processed; see docs/topics.md"
+            )
+
+    async def _take(self, wanted: set[TopicPart]) -> None:
+        """Hold exactly these partitions: keep, regain or restore the rows of each."""
+        loop = asyncio.get_running_loop()
+        ordered = sorted(wanted)
+        committed = await loop.run_in_executor(
+            None, self._patience.retry, lambda: self.changelog.committed(ordered), "asking for committed offsets"
+        )
+        exact = self.publisher.results.transactional
+        kept = {
+            at
+            for at in wanted & self.owned.applied.keys()
+            if committed[at] == self.owned.applied[at] or (not exact and committed[at] < self.owned.applied[at])
+        }
+        await self._give_up(self.owned.applied.keys() - kept, wanted)
+        plan = self._plan(wanted - kept, committed)
+        if plan:
+            await loop.run_in_executor(
+                None, self._patience.retry, lambda: self.changelog.restore(plan), "restoring state"
+            )
+        for at in wanted - kept:
+            self.owned.take(at, committed[at])
+        self.owned.awaiting |= kept
+
+    async def _give_up(self, gone: set[TopicPart], wanted: set[TopicPart]) -> None:
+        """Park what is as committed and was given to others; forget the rest."""
+        park = {at for at in gone - wanted if at not in self.owned.pending()}
+        if park:
+            loop = asyncio.get_running_loop()
+            ends = await loop.run_in_executor(None, self.changelog.ends, {partition for _, partition in park})
+            for at in park:
+                self.owned.parked[at] = Parked(self.owned.applied[at], ends[at[1]], time.monotonic())
+        self.core.release({self.core.owner(*at) for at in gone - park})
+        self.owned.drop(gone)
+        for at in gone:
+            self.newest_ts_ms.pop(at, None)
+
+    def _plan(self, missing: set[TopicPart], committed: Mapping[TopicPart, int]) -> dict[int, Wanted]:
+        """What to read of each changelog partition; a parked partition's rows only from where it was left."""
+        self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
+        owners: dict[int, set[int]] = {}
+        starts: dict[int, int] = {}
+        for at in missing:
+            parked, partition = self.owned.parked.pop(at, None), at[1]
+            if parked is not None and parked.applied == committed[at]:
+                continue
+            owners.setdefault(partition, set()).add(self.core.owner(*at))
+            starts[partition] = min(starts.get(partition, 1 << 62), parked.state_end if parked else 0)
+        return {p: Wanted(frozenset(some), starts[p]) for p, some in owners.items()}
+
+    def _release_parked(self, older_than_s: float = 0.0) -> bool:
+        """Forget partitions that were revoked so long ago; returns whether there were any."""
+        before = time.monotonic() - older_than_s
+        old = [at for at, parked in self.owned.parked.items() if parked.at_s <= before]
+        self.core.release({self.core.owner(*at) for at in old})
+        for at in old:
+            del self.owned.parked[at]
+        return bool(old)
+
+    # -- the end, and figures --------------------------------------------------------------------------------
+
+    def fail(self, cause: BaseException) -> None:
+        """End the process: nothing after the last checkpoint counts."""
+        known = isinstance(cause, FleetwatchError)
+        log.critical("the worker ends: %s: %s", type(cause).__name__, cause, exc_info=None if known else cause)
+        logging.shutdown()
+        os._exit(cause.exit_code if isinstance(cause, FleetwatchError) else EXIT_SOFTWARE)
 
     def lag(self, highwater: Mapping[TopicPart, Any]) -> dict[TopicPart, int]:
         """Records that wait in each owned partition."""

@@ -51,7 +51,14 @@ class ProcessingSettings(Section):
     """The worker's group, its commits and what it refuses."""
 
     group: str = Field("fleetwatch", pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
-    guarantee: Literal["at_least_once"] = "at_least_once"
+    guarantee: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="exactly_once: results, state and offsets in one Kafka transaction; read them with "
+        "isolation.level=read_committed. at_least_once: without transactions; ids let a reader drop what it has seen.",
+    )
+    transaction_timeout_s: float = Field(
+        10.0, ge=1, le=900, description="The broker ends a transaction that is older: what a dead worker left open."
+    )
     commit_interval_ms: int = Field(1000, ge=10, le=60_000)
     commit_records_max: int = Field(200_000, ge=1000, description="Pending outputs that bring a commit forward.")
     session_timeout_s: float = Field(10.0, ge=1, le=300)
@@ -63,6 +70,9 @@ class ProcessingSettings(Section):
     devices_max: int = Field(2_000_000, ge=1, description="Devices of one class that a worker holds at most.")
     future_max_s: float = Field(300.0, gt=0, description="Event time may be so far ahead of the worker's clock.")
     past_max_days: float = Field(3650.0, gt=0, description="... and so far behind it.")
+    keep_revoked_s: float = Field(
+        300.0, ge=0, description="State of a revoked partition is kept so long, in case the partition comes back."
+    )
     stall_timeout_s: float = Field(60.0, gt=0, description="Lag without progress for so long is not healthy.")
 
 

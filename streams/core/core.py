@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from streams.core.devices import (
     C_REBOOTS,
     C_REPLAYED,
     C_SAMPLES,
+    D_OWNER,
 )
 from streams.core.effects import DeadLetter, Effects
 from streams.core.engine import Engine, EngineSpec, Lineup, Source
@@ -164,11 +165,12 @@ class Core:
         """Forget the devices of revoked partitions; returns how many."""
         return sum(engine.release(owners) for engine in self.engines.values())
 
-    def forget(self, keys: Sequence[bytes]) -> None:
-        """Forget the devices of these ids, whatever their class."""
+    def forget(self, keys: Sequence[bytes], owners: Set[int]) -> None:
+        """Forget the devices of these ids, whatever their class, that belong to these owners."""
         for engine in self.engines.values():
             slots = engine.devices.slots_of_keys(keys)
-            engine.forget(slots[slots >= 0])
+            slots = slots[slots >= 0]
+            engine.forget(slots[np.isin(engine.devices.rows[slots, D_OWNER], list(owners))])
 
     def finish(self, topic: str, effects: Effects) -> None:
         """Close every open window, as at the end of a recording."""

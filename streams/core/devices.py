@@ -6,6 +6,7 @@ number whether the device sent it twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -235,23 +236,51 @@ def place(
     return DONE, count
 
 
+@njit(**INLINE)
+def _hash(row: NDArray[np.int64]) -> Any:
+    n = row[D_KEY_LEN]
+    full = n >> 3
+    h = np.uint64(n) * _MULTIPLIER
+    for w in range(full):
+        h = _mix(h, np.uint64(row[w]))
+    return _mix(h, np.uint64(row[full]) if full < 8 else np.uint64(0))
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
-def reindex(devices: NDArray[np.int64], count: int, index: NDArray[np.uint64]) -> None:
-    """Fill an empty index with the slots 0..count-1 that hold a device."""
+def reindex(devices: NDArray[np.int64], slots: NDArray[np.int32], index: NDArray[np.uint64]) -> None:
+    """Enter those of these slots that hold a device and are not in the index."""
     mask = np.uint64(len(index) - 1)
-    for slot in range(count):
-        n = devices[slot, D_KEY_LEN]
-        if n == 0:
+    for slot in slots:
+        if devices[slot, D_KEY_LEN] == 0:
             continue
-        full = n >> 3
-        h = np.uint64(n) * _MULTIPLIER
-        for w in range(full):
-            h = _mix(h, np.uint64(devices[slot, w]))
-        h = _mix(h, np.uint64(devices[slot, full]) if full < 8 else np.uint64(0))
+        h = _hash(devices[slot])
         j = h & mask
         while index[j] != np.uint64(0):
             j = (j + np.uint64(1)) & mask
-        index[j] = ((h >> _ROW_BITS) << _ROW_BITS) | np.uint64(slot + 1)
+        index[j] = ((h >> _ROW_BITS) << _ROW_BITS) | np.uint64(np.int64(slot) + 1)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def lookup(
+    rows: NDArray[np.int64], devices: NDArray[np.int64], index: NDArray[np.uint64], out: NDArray[np.int32]
+) -> None:
+    """The slot that holds the device of each of these rows, or -1."""
+    mask = np.uint64(len(index) - 1)
+    for i in range(len(rows)):
+        h = _hash(rows[i])
+        out[i] = -1
+        j = h & mask
+        while index[j] != np.uint64(0):
+            entry = index[j]
+            if entry >> _ROW_BITS == h >> _ROW_BITS:
+                slot = np.int64(entry & _ROW_MASK) - 1
+                same = True
+                for w in range(D_KEY_LEN + 1):
+                    same = same and devices[slot, w] == rows[i, w]
+                if same:
+                    out[i] = slot
+                    break
+            j = (j + np.uint64(1)) & mask
 
 
 class DeviceTable:
@@ -295,7 +324,7 @@ class DeviceTable:
 
     def _reindex(self) -> None:
         self.index = np.zeros(self._index_size(self.capacity), np.uint64)
-        reindex(self.rows, self.high, self.index)
+        reindex(self.rows, np.arange(self.high, dtype=np.int32), self.index)
 
     def key(self, slot: int) -> bytes:
         n = int(self.rows[slot, D_KEY_LEN])
@@ -306,6 +335,13 @@ class DeviceTable:
         packed = np.ascontiguousarray(self.rows[slots, D_KEY : D_KEY + 8])
         keys: list[bytes] = packed.view("S64").ravel().tolist()
         return keys
+
+    def slots_of_keys(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
+        """int32 (n,): the slots of these ids, of 1 to 64 bytes each, -1 = not held."""
+        rows = np.zeros((len(keys), DEVICE_WORDS), np.int64)
+        rows[:, D_KEY : D_KEY + 8] = np.array(keys, "S64").view(np.int64).reshape(-1, 8)
+        rows[:, D_KEY_LEN] = [len(key) for key in keys]
+        return self.slots_of(rows)
 
     def owned_by(self, owners: set[int]) -> NDArray[np.int32]:
         """Slots of the devices that these (topic, partition) owners hold."""
@@ -331,16 +367,27 @@ class DeviceTable:
         self.counters[C_FREE] += len(slots)
         self._reindex()
 
-    def adopt(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Give slots to restored device rows, int64 (n, DEVICE_WORDS); the caller has grown the table."""
-        n = len(rows)
-        reused = min(n, int(self.counters[C_FREE]))
+    def slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """int32 (n,): the slot of each of these rows' device, -1 = not held. rows : int64 (n, DEVICE_WORDS)."""
+        slots = np.empty(len(rows), np.int32)
+        lookup(rows, self.rows, self.index, slots)
+        return slots
+
+    def adopt(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Give slots to restored device rows, their own where they are held; (all slots, those held before).
+
+        rows : int64 (n, DEVICE_WORDS), each device once; the caller has grown the table.
+        """
+        slots = self.slots_of(rows)
+        new = np.flatnonzero(slots < 0)
+        held = slots[slots >= 0]
         free = int(self.counters[C_FREE])
-        fresh = np.arange(self.high, self.high + n - reused, dtype=np.int32)
-        slots = np.concatenate([self.free[free - reused : free], fresh])
+        reused = min(len(new), free)
+        fresh = np.arange(self.high, self.high + len(new) - reused, dtype=np.int32)
+        slots[new] = np.concatenate([self.free[free - reused : free], fresh])
         assert self.high + len(fresh) <= self.capacity
         self.counters[C_FREE] -= reused
         self.counters[C_DEVICES] += len(fresh)
         self.rows[slots] = rows
-        self._reindex()
-        return slots
+        reindex(self.rows, slots[new], self.index)
+        return slots, held

@@ -7,8 +7,7 @@ state by slot.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +28,7 @@ from streams.core.devices import (
 )
 from streams.core.effects import DeadLetter, Effects
 from streams.core.features import FeatureEncoder, encode_scores, window_slots
+from streams.core.layout import Layout, Piece, shared
 from streams.core.watch import WatchStage
 from streams.core.window_stage import Closed, WindowStage
 from streams.core.windows import O_PANE, WindowSpec
@@ -36,6 +36,9 @@ from telemetry.catalog import Catalog
 from telemetry.framescan import F_ID_AT, F_ID_LEN, F_OFFSET, F_RECORD_TS, F_VALUE_AT, F_VALUE_LEN
 from telemetry.rawmem import copy_bytes
 from telemetry.reasons import Reason
+
+#: Whatever keeps state by slot.
+Stage = WatchStage | WindowStage | AlertStage | Detector
 
 #: Features of a window that window-rate detectors see, for each signal.
 WINDOW_COLUMNS = ("mean", "std")
@@ -77,17 +80,30 @@ class EngineSpec:
     block_values: int = 64 * 1024
 
 
-def state_id(catalog: Catalog, spec: EngineSpec, detectors: Sequence[Detector], bank: Sequence[Detector]) -> str:
-    """16 hex digits: equal only for states that mean the same."""
-    parts = [
-        catalog.key,
-        *(f"{s.name}:{s.nature}" for s in catalog.signals),
-        f"device:{DEVICE_WORDS}",
-        repr(spec.windows),
-        repr(spec.policy),
-    ]
-    parts += [str(spec.scores_min_surprise is not None), *(d.spec.state_id for d in (*detectors, *bank))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def layout(
+    catalog: Catalog, spec: EngineSpec, lineup: Lineup, stages: Sequence[Stage], bank: Sequence[Detector]
+) -> Layout:
+    """The row's pieces. Thresholds of the alert policy are not part of their meaning: they may change.
+
+    stages : watch, the sample-rate detectors, windows, alerts.
+    """
+    base = (catalog.key, *(f"{s.name}:{s.nature}" for s in catalog.signals))
+    watch, *detectors, windows, alerts = stages
+    names = [d.spec.name for d in lineup.sample]
+    opinions = names if spec.scores_min_surprise is not None else []
+    return Layout(
+        (
+            Piece.of(8 * DEVICE_WORDS, *base, f"device:{DEVICE_WORDS}"),
+            Piece.of(watch.state_nbytes, *base, "watch"),
+            *(
+                Piece.of(s.state_nbytes, *base, d.spec.state_id)
+                for s, d in zip(detectors, lineup.sample, strict=True)
+            ),
+            Piece.of(windows.state_nbytes, *base, repr(spec.windows), *opinions),
+            Piece.of(alerts.state_nbytes, *base, "alerts:1", *names[: lineup.alerting]),
+        ),
+        tuple(Piece.of(d.state_nbytes, *base, d.spec.state_id) for d in bank),
+    )
 
 
 class Engine:
@@ -110,7 +126,6 @@ class Engine:
         self.detectors, self.bank = lineup.sample, lineup.window
         self._alerting = lineup.alerting
         detectors = self.detectors
-        self.state_id = state_id(catalog, spec, self.detectors, self.bank)
         self.d = len(catalog.signals)
         self.devices = DeviceTable()
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
@@ -134,6 +149,10 @@ class Engine:
         self.late_rows = 0
         self.windows_closed = 0
         self._reserve(self.devices.capacity)
+        self.layout = layout(catalog, spec, lineup, self._stages(), self.bank)
+        self.state_id = self.layout.state_id
+        #: Asked when the table is full, before a device is refused: whether it made room.
+        self.evict: Callable[[], bool] = lambda: False
 
     def _reserve(self, n_slots: int) -> None:
         self.watch.reserve(n_slots)
@@ -143,13 +162,14 @@ class Engine:
             detector.reserve(n_slots)
 
     def grow_to(self, n_slots: int) -> None:
-        """Room for at least n_slots devices, doubling, within devices_max."""
+        """Room for at least n_slots devices, doubling, but no more than devices_max unless so many are wanted."""
         capacity = self.devices.capacity
         while capacity < n_slots:
             capacity *= 2
+        capacity = max(n_slots, min(capacity, self.spec.devices_max))
         if capacity > self.devices.capacity:
-            self.devices.grow(min(capacity, max(self.spec.devices_max, self.devices.capacity)))
-            self._reserve(self.devices.capacity)
+            self.devices.grow(capacity)
+            self._reserve(capacity)
 
     # -- the hot path ----------------------------------------------------------------------------------------
 
@@ -168,6 +188,8 @@ class Engine:
                 self._flush(table, source, effects)
             elif what == TABLE_FULL and devices.capacity < self.spec.devices_max:
                 self.grow_to(devices.capacity + 1)
+            elif what == TABLE_FULL and self.evict():
+                continue
             elif what in (TABLE_FULL, BAD_ID):
                 reason = Reason.BAD_DEVICE_ID if what == BAD_ID else Reason.STATE_FULL
                 effects.dead.append(refused(table, first, source, reason))
@@ -294,12 +316,12 @@ class Engine:
         """Memory of devices, windows and alert episodes, without the detectors' own."""
         return self.devices.nbytes + self.windows.nbytes + self.alerts.nbytes
 
-    def _stages(self) -> tuple[WatchStage | WindowStage | AlertStage | Detector, ...]:
+    def _stages(self) -> tuple[Stage, ...]:
         return (self.watch, *self.detectors, self.windows, self.alerts)
 
     @property
     def row_nbytes(self) -> int:
-        return 8 * DEVICE_WORDS + sum(stage.state_nbytes for stage in self._stages())
+        return self.layout.nbytes
 
     def snapshot(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
         """uint8 (len(slots), row_nbytes): device row, detectors, windows, alerts."""
@@ -312,26 +334,44 @@ class Engine:
             return np.zeros((len(slots), 0), np.uint8)
         return np.hstack([detector.snapshot(slots) for detector in self.bank])
 
-    def restore(self, rows: NDArray[np.uint8], bank: NDArray[np.uint8], has_bank: NDArray[np.bool_]) -> None:
-        """Adopt devices from their snapshots; they must not be held already."""
-        self.grow_to(self.devices.high + len(rows))
-        cut = 8 * DEVICE_WORDS
-        slots = self.devices.adopt(np.ascontiguousarray(rows[:, :cut]).view(np.int64))
+    def restore(self, rows: NDArray[np.uint8], theirs: Layout) -> NDArray[np.int32]:
+        """Adopt devices from their rows, in place of what is held of them; returns their slots.
+
+        What the two layouts do not share begins anew; the caller has seen that they share the device's piece.
+        theirs : the layout that the rows were written in.
+        """
+        device_rows = np.ascontiguousarray(rows[:, : 8 * DEVICE_WORDS]).view(np.int64)
+        new = int(np.count_nonzero(self.devices.slots_of(device_rows) < 0))
+        self.grow_to(self.devices.held + new)  # also past devices_max: they were let in elsewhere
+        pairs = dict(shared(self.layout.pieces, theirs.pieces))
+        slots, held = self.devices.adopt(device_rows)
         self.devices.mark_clean(slots)
-        for stage in self._stages():
-            stage.restore(slots, np.ascontiguousarray(rows[:, cut : cut + stage.state_nbytes]))
-            cut += stage.state_nbytes
-        held, at = slots[has_bank], 0
-        for detector in self.bank if len(held) else ():
-            detector.restore(held, np.ascontiguousarray(bank[has_bank, at : at + detector.state_nbytes]))
-            at += detector.state_nbytes
+        for i, stage in enumerate(self._stages(), 1):
+            if i in pairs:
+                at = pairs[i]
+                stage.restore(slots, np.ascontiguousarray(rows[:, at : at + stage.state_nbytes]))
+            else:
+                stage.forget(held)
+        for detector in self.bank:
+            detector.forget(held)
+        return slots
+
+    def restore_bank(self, slots: NDArray[np.int32], bank: NDArray[np.uint8], theirs: Layout) -> None:
+        """The window-rate detectors' state of devices that were just restored. bank : uint8 (len(slots), bytes)."""
+        for i, at in shared(self.layout.bank, theirs.bank):
+            size = self.bank[i].state_nbytes
+            self.bank[i].restore(slots, np.ascontiguousarray(bank[:, at : at + size]))
+
+    def forget(self, slots: NDArray[np.int32]) -> None:
+        """Forget the devices of these slots."""
+        for stage in (*self._stages(), *self.bank):
+            stage.forget(slots)
+        self.devices.release(slots)
 
     def release(self, owners: set[int]) -> int:
         """Forget the devices of these owners; returns how many."""
         slots = self.devices.owned_by(owners)
-        for stage in (*self._stages(), *self.bank):
-            stage.forget(slots)
-        self.devices.release(slots)
+        self.forget(slots)
         return len(slots)
 
 

@@ -1,4 +1,4 @@
-"""Device state to changelog records and back. The rule: a row written under another state id is never read as ours.
+"""Device state to changelog records and back. The rule: bytes are read by what wrote them, or set aside.
 
 The changelog's key is the device id, its partition the input's, its value an Avro StateRow: as of one input
 offset, all that is known of the device.
@@ -7,22 +7,23 @@ offset, all that is known of the device.
 from __future__ import annotations
 
 import io
-import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.core import OWNER_SHIFT, Core
-from streams.core.devices import D_OFFSET, D_OWNER, DEVICE_WORDS
+from streams.core.devices import D_KEY_LEN, D_OFFSET, D_OWNER
 from streams.core.effects import Message
 from streams.core.engine import Engine
+from streams.core.layout import Layout
 from telemetry import schemas
 from telemetry.codec import zigzag
-
-log = logging.getLogger("fleetwatch.state")
+from telemetry.framescan import ID_MAX
 
 _PARTITION_MASK = (1 << OWNER_SHIFT) - 1
 
@@ -69,62 +70,72 @@ def dirty_rows(core: Core) -> list[Message]:
 
 @dataclass(slots=True)
 class Restored:
-    """What a restore found. set_aside : rows of another state id or an unknown catalogue entry, by that name."""
+    """What a restore found, by count.
 
-    devices: int = 0
+    rows : that were taken, of a device perhaps several. set_aside : rows that were not ours to read, by why.
+    migrated : rows of another layout whose common pieces were taken.
+    """
+
+    rows: int = 0
     records: int = 0
-    set_aside: dict[str, int] = field(default_factory=dict)
+    migrated: int = 0
+    set_aside: Counter[str] = field(default_factory=Counter)
 
 
-def load(core: Core, values: Iterable[bytes], wanted_owners: set[int]) -> Restored:
-    """Adopt the newest row of each device of the wanted input partitions.
+def load(core: Core, values: Iterable[bytes], wanted_owners: set[int], found: Restored) -> None:
+    """Adopt the rows of the wanted input partitions' devices, in place of what is held of them.
 
     Parameters
     ----------
-    values : StateRow messages, one a device, newest only.
+    values : StateRow messages, each device's once.
     wanted_owners : rows of other owners are passed over: one changelog partition serves two input topics.
+    found : is added to.
     """
-    found = Restored()
     schema, header = schemas.parsed("state_row"), schemas.header("state_row")
-    by_class: dict[str, list[tuple[bytes, bytes]]] = {}
+    groups: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
     for value in values:
-        found.records += 1
         if value[:10] != header:
-            found.set_aside["schema"] = found.set_aside.get("schema", 0) + 1
+            found.set_aside["another schema"] += 1
             continue
         stream = io.BytesIO(value)
         stream.seek(10)
-        record = fastavro.schemaless_reader(stream, schema, None)
-        assert isinstance(record, dict)
-        catalog_key = record["catalog"]
-        if catalog_key not in core.catalogs:
-            found.set_aside[catalog_key] = found.set_aside.get(catalog_key, 0) + 1
+        try:
+            record: Any = fastavro.schemaless_reader(stream, schema, None)
+        except (EOFError, ValueError, IndexError) as exc:
+            found.set_aside[f"damaged ({type(exc).__name__})"] += 1
             continue
-        engine = core.engine(catalog_key)
+        if record["catalog"] not in core.catalogs:
+            found.set_aside[f"no catalogue entry {record['catalog']}"] += 1
+            continue
         row = record["row"]
-        if record["state_id"] != engine.state_id or len(row) != engine.row_nbytes:
-            name = f"{catalog_key} state {record['state_id']}"
-            found.set_aside[name] = found.set_aside.get(name, 0) + 1
-            continue
         owner = int.from_bytes(row[8 * D_OWNER : 8 * D_OWNER + 8], "little", signed=True)
         if owner in wanted_owners:
-            by_class.setdefault(catalog_key, []).append((row, record["bank"]))
-    for catalog_key, pairs in by_class.items():
-        _adopt(core.engine(catalog_key), pairs)
-        found.devices += len(pairs)
-    if found.set_aside:
-        log.warning("state rows set aside, their devices start anew: %s", found.set_aside)
-    return found
+            groups.setdefault((record["catalog"], record["state_id"]), []).append((row, record["bank"]))
+    for (catalog_key, state_id), pairs in groups.items():
+        _adopt(core.engine(catalog_key), state_id, pairs, found)
 
 
-def _adopt(engine: Engine, pairs: list[tuple[bytes, bytes]]) -> None:
-    n, width = len(pairs), engine.row_nbytes
-    rows = np.frombuffer(b"".join(row for row, _ in pairs), np.uint8).reshape(n, width)
-    bank_width = sum(detector.state_nbytes for detector in engine.bank)
-    has_bank = np.array([len(bank) == bank_width > 0 for _, bank in pairs], np.bool_)
-    bank = np.zeros((n, bank_width), np.uint8)
+def _adopt(engine: Engine, state_id: str, pairs: list[tuple[bytes, bytes]], found: Restored) -> None:
+    theirs = engine.layout if state_id == engine.state_id else Layout.parse(state_id)
+    if theirs is None or theirs.pieces[0] != engine.layout.pieces[0]:
+        found.set_aside[f"{engine.catalog.key} in another form"] += len(pairs)
+        return
+    whole = [pair for pair in pairs if len(pair[0]) == theirs.nbytes and 0 < _key_length(pair[0]) <= ID_MAX]
+    found.set_aside["damaged (length)"] += len(pairs) - len(whole)
+    if not whole:
+        return
+    found.rows += len(whole)
+    if theirs != engine.layout:
+        found.migrated += len(whole)
+    rows = np.frombuffer(b"".join(row for row, _ in whole), np.uint8).reshape(len(whole), theirs.nbytes)
+    slots = engine.restore(rows, theirs)
+    has_bank = np.array([len(bank) == theirs.bank_nbytes > 0 for _, bank in whole], np.bool_)
     if has_bank.any():
-        joined = b"".join(bank_row for (_, bank_row), has in zip(pairs, has_bank, strict=True) if has)
-        bank[has_bank] = np.frombuffer(joined, np.uint8).reshape(-1, bank_width)
-    assert engine.row_nbytes >= 8 * DEVICE_WORDS
-    engine.restore(rows, bank, has_bank)
+        joined = b"".join(bank for (_, bank), has in zip(whole, has_bank, strict=True) if has)
+        engine.restore_bank(
+            slots[has_bank], np.frombuffer(joined, np.uint8).reshape(-1, theirs.bank_nbytes), theirs
+        )
+
+
+def _key_length(row: bytes) -> int:
+    return int.from_bytes(row[8 * D_KEY_LEN : 8 * D_KEY_LEN + 8], "little", signed=True)

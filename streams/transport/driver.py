@@ -1,28 +1,34 @@
 """Faust transport driver ``rawbatch://host:port``: one event a partition and fetch response.
 
-The rule: an offset is committable only when everything delivered before it has been acknowledged, in order.
+The rule: how far the work has come is the app's to say, by its `progress`; Faust's acknowledgements only tell that
+an agent is done with an event.
 
-Topics declared with `schema=BatchSchema()` arrive as `RawBatches` events; every other topic, and group
-membership, rebalances, flow control, tables and agents stay Faust's and aiokafka's. Offsets are acknowledged
-as ranges: Faust's own gap handling can make a message that is still in flight committable.
+Topics declared with `schema=BatchSchema()` arrive as `RawBatches` events; every other topic, and group membership,
+rebalances, flow control, tables and agents stay Faust's and aiokafka's. Faust's own bookkeeping of offsets is not
+used for raw topics: its gap handling can make a message that is still in flight committable, and it takes a failed
+commit for a done one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import faust
+from aiokafka import TopicPartition
 from faust.events import Event
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, ConsumerMessage
+from mode.utils.futures import notify
 
 from streams.transport import connection, rawfetch
 from streams.transport.rawfetch import RawBatches, raw_topics
 
-#: Called instead of the group's own offset commit: (offsets) -> whether they are committed.
-CommitHook = Callable[[Mapping[TP, int]], Awaitable[bool]]
+#: Makes all work so far final; returns whether it is.
+CommitHook = Callable[[], Awaitable[bool]]
+#: The next offset wanted of each assigned raw partition.
+Progress = Callable[[], Mapping[tuple[str, int], int]]
 
 
 class BatchSchema(faust.Schema):
@@ -60,35 +66,68 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
                 raw_topics.update(channel.topics)
         await super().subscribe(topics)
 
+    def highwater(self, tp: TP) -> int:
+        """Where a reader of committed records ends; records of open transactions are not lag."""
+        return self._ensure_consumer().last_stable_offset(tp)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: the worker's watchdog knows more (Faust would miss commits that it did not make itself)."""
+
+    async def seek_now(self, wanted: Mapping[TP, int]) -> None:
+        """Fetch on from these offsets, as far as the partitions are assigned at this moment."""
+        await self.call_thread(self._seek_now, wanted)
+
+    async def _seek_now(self, wanted: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        for tp, offset in wanted.items():
+            here = TopicPartition(tp.topic, tp.partition)
+            if here in assigned:
+                consumer.seek(here, offset)
+
     def member(self) -> tuple[int, str]:
         """(generation, member id) of this worker in its group."""
         coordinator = self._ensure_consumer()._coordinator
         return int(coordinator.generation), str(coordinator.member_id)
 
 
+class _ReadOffsets(defaultdict[TP, Any]):
+    """Faust's memory of what it read last, which drops what comes again: kept from raw topics."""
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None:
+        if tp.topic not in raw_topics:
+            super().__setitem__(tp, offset)
+
+
 class Consumer(stock.Consumer):
-    """Acknowledges raw topics by delivered ranges and lets the app commit in its own way."""
+    """Reads raw topics from where the app wants them and commits in the app's way.
+
+    commit_hook, progress : set by the app before its first assignment is complete.
+    """
 
     commit_hook: CommitHook | None = None
+    progress: Progress | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._in_flight: dict[TP, deque[tuple[int, int]]] = defaultdict(deque)  # (last offset, next offset)
-        self._deliver_inner: Any = self.callback  # type: ignore[has-type]
-        self.callback = self._deliver
+        self._read_offset = _ReadOffsets(lambda: None)
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def member(self) -> tuple[int, str]:
+        """(generation, member id) of this worker in its group; generation -1 = not a member now."""
         thread = self._thread
         assert isinstance(thread, BatchConsumerThread)
         return thread.member()
 
-    async def _deliver(self, message: Any) -> None:
-        if type(message.value) is RawBatches:
-            self._in_flight[message.tp].append((message.offset, message.value.next_offset))
-        await self._deliver_inner(message)
+    def holding(self) -> tuple[tuple[int, str], set[tuple[str, int]]]:
+        """The membership and the raw partitions that it was given, of one and the same generation."""
+        while True:
+            membership = self.member()
+            held = {(tp.topic, tp.partition) for tp in self.assignment() if tp.topic in raw_topics}
+            if membership == self.member():
+                return membership, held
 
     def _to_message(self, tp: TP, record: Any) -> Any:
         if type(record) is not RawBatches:
@@ -109,48 +148,43 @@ class Consumer(stock.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
+    def ack(self, message: Any) -> bool:
+        """An agent is done with the message. `StreamIterator` inlines this: only acks by hand come here."""
+        if type(message.value) is not RawBatches:
+            return bool(super().ack(message))
+        message.acked = True
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
+        return True
+
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         if tp.topic not in raw_topics:
             await super()._add_gap(tp, offset_from, offset_to)
 
-    def _new_offset(self, tp: TP) -> int | None:
-        if tp.topic not in raw_topics:
-            offset: int | None = super()._new_offset(tp)
-            return offset
-        acked, queue = self._acked_index[tp], self._in_flight[tp]
-        committable: int | None = None
-        while queue and queue[0][0] in acked:
-            last, committable = queue.popleft()
-            acked.discard(last)
-        self._acked[tp].clear()
-        return committable
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """All of Faust's ways to commit pass through here; the hook runs one commit at a time."""
+        if self.commit_hook is not None:
+            return await self.commit_hook()
+        committed: bool = await super().commit(topics, start_new_transaction)
+        return committed
 
-    def _drop_in_flight(self, tps: Iterable[TP]) -> None:
-        for tp in tps:
-            if tp.topic in raw_topics:
-                self._in_flight.pop(tp, None)
-                self._acked[tp].clear()
-                self._acked_index[tp].clear()
+    async def commit_group(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        """Commit to the consumer group, as Faust does, without a transaction."""
+        committed: bool = await super()._commit({TP(*at): offset for at, offset in offsets.items()})
+        return committed
 
     async def perform_seek(self) -> None:
-        self._drop_in_flight(list(self._in_flight))
-        self._drop_in_flight(list(self._acked))
-        await super().perform_seek()
+        """Called by Faust before it resumes: read on from where the app is, not from what Faust remembers."""
+        if self.progress is None:
+            await super().perform_seek()
+            return
+        await self.seek_raw(self.progress())
 
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        await super().on_partitions_revoked(revoked)
-        self._drop_in_flight(revoked)
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """All of Faust's ways to commit pass through here."""
-        if self.commit_hook is not None:
-            return await self.commit_hook(offsets)
-        return await self.commit_group(offsets)
-
-    async def commit_group(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit to the consumer group, as Faust does."""
-        committed: bool = await super()._commit(offsets)
-        return committed
+    async def seek_raw(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Read these partitions from these offsets. Events that were fetched before may still arrive."""
+        thread = self._thread
+        assert isinstance(thread, BatchConsumerThread)
+        await thread.seek_now({TP(*at): offset for at, offset in offsets.items()})
 
 
 class Transport(stock.Transport):

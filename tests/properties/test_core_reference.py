@@ -13,7 +13,6 @@ from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core
 from streams.core.effects import Effects
 from streams.core.engine import EngineSpec, Lineup
-from streams.core.state import dirty_rows, load
 from streams.core.windows import WindowSpec
 from telemetry import catalog, codec
 from telemetry.reasons import Reason
@@ -124,38 +123,9 @@ def test_every_feature_and_alert_of_the_common_job(records):
 def test_where_a_batch_is_cut_changes_nothing(records, frames):
     whole = run(make_core(frames=frames), records, [len(records)])
     pieces = run(make_core(frames=frames), records, [1, 7, 130, 2, 999])
-    assert whole.features == pieces.features or sorted(m["value"] for m in whole.features) == sorted(
-        m["value"] for m in pieces.features
-    )
+    assert sorted(m["value"] for m in whole.features) == sorted(m["value"] for m in pieces.features)
     assert [a.event_id for a in whole.alerts] == [a.event_id for a in pieces.alerts]
     assert sorted(m["value"] for m in whole.scores) == sorted(m["value"] for m in pieces.scores)
-
-
-def test_state_rows_go_on_bit_for_bit(records):
-    half = len(records) // 2
-    straight = make_core(frames=False)
-    first = run(straight, records[:half], [400])
-    rest = run(straight, records, [400], start=half)
-    one = make_core(frames=False)
-    run(one, records[:half], [400])
-    rows = dirty_rows(one)
-    assert len(rows) == 40 and dirty_rows(one) == []
-    two = make_core(frames=False)
-    assert load(two, [r["value"] for r in rows], {two.owner(TOPIC, 0)}).devices == 40
-    again = run(two, records, [97], start=half - 500)  # the last 500 are replayed: each row skips what it has seen
-    assert two.counters()["replayed"] == 500
-    key = lambda effects: sorted(m["value"] for m in effects.features)
-    assert key(again) == key(rest) and first.features is not None
-    assert [a.event_id for a in again.alerts] == [a.event_id for a in rest.alerts]
-    assert sorted(r["value"] for r in dirty_rows(two)) == sorted(r["value"] for r in dirty_rows(straight))
-
-
-def test_state_of_other_settings_is_set_aside(records):
-    one = make_core()
-    run(one, records[:200], [200])
-    other = make_core(grace_us=1_000_000)
-    found = load(other, [r["value"] for r in dirty_rows(one)], {other.owner(TOPIC, 0)})
-    assert found.devices == 0 and sum(found.set_aside.values()) == 40
 
 
 def test_duplicates_reboots_and_clock_steps():
