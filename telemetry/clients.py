@@ -9,39 +9,84 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from telemetry.errors import BrokerUnavailableError
+from telemetry import security
+from telemetry.errors import BrokerUnavailableError, SettingsError
+from telemetry.kafka_settings import KafkaSettings
+from telemetry.log import printable
 from telemetry.settings import Settings
 
 log = logging.getLogger("fleetwatch.kafka")
 
 PARTITIONER = "murmur2_random"
+#: The first wait for an answer before asking why there is none; each further one is twice as long.
+FIRST_PATIENCE_S = 0.5
 
 
-class _ErrorLog:
-    """Logs a client's errors, each kind once a minute: an absent broker is reported many times a second."""
+class ClientErrors:
+    """A client's error callback: logs each kind once a minute, as an absent broker is told many times a second.
+
+    Attributes
+    ----------
+    waiting : somebody waits for the first answer and will say why there is none: nothing is logged.
+    last : the newest error's text.
+    login : the newest refusal of our login.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[int, float] = {}
+        self._logged: dict[int, float] = {}
+        self.waiting = False
+        self.last = ""
+        self.login = ""
 
     def __call__(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.last:  # noqa: SLF001
+            self.last = error.str()
+        if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001
+            self.login = error.str()
         now = time.monotonic()
-        if now - self._last.get(error.code(), -1e9) >= 60:
-            self._last[error.code()] = now
+        if not self.waiting and now - self._logged.get(error.code(), -1e9) >= 60:
+            self._logged[error.code()] = now
             log.warning("kafka client: %s", error.str())
 
 
+class _Producer(Producer):
+    errors: ClientErrors
+
+
+class _Consumer(Consumer):
+    errors: ClientErrors
+
+
+class _Admin(AdminClient):
+    errors: ClientErrors
+
+
+_C = TypeVar("_C", _Producer, _Consumer, _Admin)
+
+
+def _made(kind: type[_C], config: dict[str, Any]) -> _C:
+    client = kind(config)
+    client.errors = config["error_cb"]
+    return client
+
+
 def common_config(settings: Settings) -> dict[str, Any]:
-    """Address and security, for any librdkafka client."""
+    """Address and security, for any librdkafka client. Secrets in files are read anew.
+
+    Raises
+    ------
+    SettingsError : a certificate, key or secret cannot be used.
+    """
     k = settings.kafka
     config: dict[str, Any] = {
         "bootstrap.servers": k.bootstrap,
         "security.protocol": k.security_protocol,
-        "error_cb": _ErrorLog(),
+        "error_cb": ClientErrors(),
         "logger": logging.getLogger("fleetwatch.librdkafka"),
         "log_level": 4,
         "topic.metadata.refresh.interval.ms": 10_000,
@@ -49,14 +94,29 @@ def common_config(settings: Settings) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": 5_000,
         "allow.auto.create.topics": False,
     }
-    if k.security_protocol.startswith("SASL") and k.sasl_username and k.sasl_password:
+    if k.security_protocol.startswith("SASL"):
         config |= {
             "sasl.mechanisms": k.sasl_mechanism,
             "sasl.username": k.sasl_username,
-            "sasl.password": k.sasl_password.get_secret_value(),
+            "sasl.password": k.password(),
         }
-    if k.security_protocol.endswith("SSL") and k.ssl_ca:
+    if k.security_protocol.endswith("SSL"):
+        config |= _tls_config(k)
+    return config
+
+
+def _tls_config(k: KafkaSettings) -> dict[str, Any]:
+    security.ssl_context(k)  # says better than librdkafka what is wrong with a file
+    config: dict[str, Any] = {
+        "enable.ssl.certificate.verification": True,
+        "ssl.endpoint.identification.algorithm": "https",
+    }
+    if k.ssl_ca:
         config["ssl.ca.location"] = str(k.ssl_ca)
+    if k.ssl_certificate:
+        config |= {"ssl.certificate.location": str(k.ssl_certificate), "ssl.key.location": str(k.ssl_key)}
+        if (password := k.key_password()) is not None:
+            config["ssl.key.password"] = password
     return config
 
 
@@ -73,7 +133,7 @@ def producer(settings: Settings, **extra: Any) -> Producer:
     }
     del config["allow.auto.create.topics"]
     config |= {(name if name.startswith("on_") else name.replace("_", ".")): value for name, value in extra.items()}
-    return Producer(config)
+    return _made(_Producer, config)
 
 
 def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
@@ -85,30 +145,57 @@ def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
         "auto.offset.reset": "earliest",
     }
     config |= {(name if name.startswith("on_") else name.replace("_", ".")): value for name, value in extra.items()}
-    return Consumer(config)
+    return _made(_Consumer, config)
 
 
 def admin(settings: Settings) -> AdminClient:
     config = common_config(settings)
     del config["allow.auto.create.topics"]
-    return AdminClient(config)
+    return _made(_Admin, config)
 
 
 def cluster_metadata(client: Any, settings: Settings) -> Any:
-    """list_topics() of any client.
+    """list_topics() of a client made here.
 
     Raises
     ------
+    SettingsError : the brokers refuse our login or certificate, or we theirs, at once and by the setting's name.
     BrokerUnavailableError : no answer within `kafka.connect_timeout_s`; the message says which address.
     """
+    errors: ClientErrors = client.errors
+    errors.waiting = True
     try:
-        return client.list_topics(timeout=settings.kafka.connect_timeout_s)
-    except KafkaException as exc:
-        raise BrokerUnavailableError(
-            f"no Kafka broker answers at {settings.kafka.bootstrap} "
-            f"({exc.args[0].str()}). Start one with `fleetwatch kafka start`, or set "
-            "FLEETWATCH_KAFKA__BOOTSTRAP to a cluster that runs."
-        ) from exc
+        return _first_answer(client, settings, errors)
+    finally:
+        errors.waiting = False
+
+
+def _first_answer(client: Any, settings: Settings, errors: ClientErrors) -> Any:
+    k = settings.kafka
+    end, patience_s = time.monotonic() + k.connect_timeout_s, FIRST_PATIENCE_S
+    while True:
+        asked = time.monotonic()
+        try:
+            return client.list_topics(timeout=max(0.05, min(patience_s, end - asked)))
+        except KafkaException as exc:
+            failure = exc
+        if not (isinstance(client, Consumer) and client.assignment()):  # else it would take a record
+            client.poll(0)  # serves the error callback
+        cause = security.refused_login(k, errors.login) if errors.login else security.diagnose(k)
+        if cause is not None and (cause.sure or time.monotonic() >= end):
+            raise SettingsError(cause.text) from failure
+        if time.monotonic() >= end:
+            raise _unavailable(settings, printable(errors.last or failure.args[0].str())) from failure
+        time.sleep(max(0.0, 0.1 - (time.monotonic() - asked)))
+        patience_s *= 2
+
+
+def _unavailable(settings: Settings, reason: str) -> BrokerUnavailableError:
+    k = settings.kafka
+    advice = "Start one with `fleetwatch kafka start`, or set FLEETWATCH_KAFKA__BOOTSTRAP to a cluster that runs."
+    if k.security_protocol != "PLAINTEXT":
+        advice = f"Check kafka.bootstrap and whether that port wants kafka.security_protocol {k.security_protocol}."
+    return BrokerUnavailableError(f"no Kafka broker answers at {k.bootstrap} ({reason}). {advice}")
 
 
 def require_broker(settings: Settings) -> None:
