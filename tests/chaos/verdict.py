@@ -1,0 +1,106 @@
+"""The whole check after a run, partition by partition. The rule: the input itself is checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from confluent_kafka.admin import AdminClient
+
+from telemetry.settings import Settings
+from telemetry.topics import Topics
+from tests.chaos.checker import Comparison, compare
+from tests.chaos.expected import Uninterrupted
+from tests.chaos.reading import TopicPart, ends, open_transactions, read
+from tests.chaos.records import OUTPUTS, STATE, Entry
+from tests.chaos.sending import digest
+
+#: Beyond the transactions' timeout: the broker looks for timed-out ones each second.
+ABORT_MARGIN_S = 20.0
+
+
+@dataclass
+class Verdict:
+    """What the check found. problems : each is a failure, in words."""
+
+    exactly_once: bool
+    inputs: int = 0
+    topics: dict[str, Comparison] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def aborted(self) -> int:
+        return sum(c.aborted for c in self.topics.values())
+
+    @property
+    def duplicates(self) -> int:
+        return sum(c.duplicate for c in self.topics.values())
+
+    @property
+    def wrong(self) -> int:
+        return sum(c.wrong(exactly_once=self.exactly_once) for c in self.topics.values())
+
+
+def _check_input(at: TopicPart, sent: Sequence[int], held: Sequence[Entry], verdict: Verdict) -> None:
+    """Kafka must hold exactly what was sent, in order: else the brokers lost, doubled or moved something."""
+    if len(held) != len(sent):
+        verdict.problems.append(f"{at}: {len(sent)} records were sent and acknowledged, {len(held)} are there")
+    for number, (wanted, entry) in enumerate(zip(sent, held, strict=False)):
+        if entry.offset != number or digest(entry.key, entry.value) != wanted:
+            verdict.problems.append(f"{at}: record {number} (offset {entry.offset}) is not the one that was sent")
+            return
+
+
+def _check_output(
+    settings: Settings, admin: AdminClient, kind: str, at: TopicPart, expected: list[Entry]
+) -> Comparison:
+    if kind == STATE:
+        return compare(kind, at[1], expected, read(settings, *at, newest=True))
+    found = read(settings, *at)
+    result = compare(kind, at[1], expected, found)
+    everything = read(settings, *at, committed=False)
+    result.aborted = len(everything) - len(found)
+    result.markers = ends(admin, [at], committed=False)[at] - len(everything)
+    return result
+
+
+def check(
+    settings: Settings,
+    names: Topics,
+    admin: AdminClient,
+    sent: Mapping[TopicPart, Sequence[int]],
+    progress: Callable[[str], None],
+    *,
+    exactly_once: bool,
+    upto: Mapping[TopicPart, int] | None = None,
+) -> Verdict:
+    """Compare every output partition with the uninterrupted run's.
+
+    Parameters
+    ----------
+    sent : digests of the input records by partition, in order.
+    upto : what the group has committed, where that is not all: results of later records must not be there.
+    """
+    verdict = Verdict(exactly_once)
+    count = settings.topics.partitions
+    outputs = {kind: getattr(names, kind).name for kind in (*OUTPUTS, STATE)}
+    places = [(name, p) for name in outputs.values() for p in range(count)]
+    held = open_transactions(admin, places, ABORT_MARGIN_S)
+    if held:
+        verdict.problems.append(f"a transaction is still open on {held}: its readers would wait for ever")
+    reference = Uninterrupted(settings)
+    verdict.topics = {kind: Comparison(kind) for kind in outputs}
+    for p in range(count):
+        inputs = [read(settings, spec.name, p) for spec in names.inputs]
+        for spec, entries in zip(names.inputs, inputs, strict=True):
+            _check_input((spec.name, p), sent.get((spec.name, p), ()), entries, verdict)
+            verdict.inputs += len(entries)
+        if upto is not None:
+            inputs = [entries[: upto[s.name, p]] for s, entries in zip(names.inputs, inputs, strict=True)]
+        expected = reference.run(p, inputs)
+        for kind, name in outputs.items():
+            verdict.topics[kind].add(_check_output(settings, admin, kind, (name, p), expected[kind]))
+        progress(
+            f"checked partition {p + 1} of {count}: {verdict.inputs} input records, {verdict.wrong} differences"
+        )
+    return verdict

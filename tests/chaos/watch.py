@@ -1,0 +1,91 @@
+"""Measures how long the group takes to get over a fault. The rule: over is when all that was there is committed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from telemetry.settings import Settings
+from tests.chaos.reading import GroupView, TopicPart
+
+ASK_EVERY_S = 0.25
+
+
+@dataclass
+class Recovery:
+    """From a fault until every partition's commit has passed what was acknowledged when the fault struck."""
+
+    baseline: dict[TopicPart, int]
+    began_s: float
+    over_s: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.over_s is None else self.over_s - self.began_s
+
+
+class Watch:
+    """A thread that asks for the group's commits and closes the recoveries that are open."""
+
+    def __init__(self, settings: Settings, at: Iterable[TopicPart]) -> None:
+        self._view = GroupView(settings, at)
+        self._lock = threading.Lock()
+        self._open: list[Recovery] = []
+        self._committed: dict[TopicPart, int] = {}
+        self._stop = threading.Event()
+        self.problems: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(ASK_EVERY_S):
+            found = self._view.committed()
+            if found is None:
+                continue
+            now = time.monotonic()
+            with self._lock:
+                self._go_backwards(found)
+                self._committed = found
+                for recovery in self._open:
+                    if all(found.get(at, 0) >= end for at, end in recovery.baseline.items()):
+                        recovery.over_s = now
+                self._open = [r for r in self._open if r.over_s is None]
+
+    def _go_backwards(self, found: Mapping[TopicPart, int]) -> None:
+        """A commit that moves backwards means that somebody's older one was taken: a zombie that was not fenced."""
+        for at, offset in found.items():
+            if offset < self._committed.get(at, 0):
+                self.problems.append(f"the commit of {at} went back from {self._committed[at]} to {offset}")
+
+    def committed(self) -> dict[TopicPart, int]:
+        with self._lock:
+            return dict(self._committed)
+
+    @property
+    def total(self) -> int:
+        return sum(self.committed().values())
+
+    def expect(self, baseline: dict[TopicPart, int]) -> Recovery:
+        """Begin to measure."""
+        recovery = Recovery(baseline, time.monotonic())
+        with self._lock:
+            self._open.append(recovery)
+        return recovery
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+        self._view.close()
+
+
+def wait_over(recovery: Recovery, timeout_s: float) -> bool:
+    """Wait for the end of a recovery; returns whether it came."""
+    end = time.monotonic() + timeout_s
+    while recovery.over_s is None and time.monotonic() < end:
+        time.sleep(0.1)
+    return recovery.over_s is not None
