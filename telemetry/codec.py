@@ -1,5 +1,7 @@
 """Records to bytes and back, in Avro single-object encoding. The rule: what we write, any Avro reader reads.
 
+Written is the newest version of a schema, read every version ever released (`telemetry.schemas.writers`).
+
 fastavro does everything here. Frames are also read by the compiled decoder (`telemetry.framescan`), which
 is proven equal to `decode_frame` by property tests, and written by the faster `FrameEncoder`.
 """
@@ -42,34 +44,50 @@ def _plain(value: Any) -> Any:
     return micros(value) if isinstance(value, datetime) else value
 
 
-def encode(name: str, record: dict[str, Any]) -> bytes:
+def encode(name: str, record: dict[str, Any], header: bytes | None = None) -> bytes:
     """One record of the named schema, for example ``encode("truth", {...})``; times are int microseconds.
+
+    header : in the place of single-object encoding's, as a schema registry gives it.
 
     Raises
     ------
     ValueError, TypeError : the record does not fit the schema (fastavro's message says where).
     """
     out = io.BytesIO()
-    out.write(schemas.header(name))
+    out.write(schemas.header(name) if header is None else header)
     fastavro.schemaless_writer(out, schemas.parsed(name), record, strict_allow_default=True)
     return out.getvalue()
 
 
 def decode(name: str, data: bytes) -> dict[str, Any]:
-    """The inverse of `encode`; defaults are filled in, times are int microseconds.
+    """The inverse of `encode`, of any version ever released; defaults are filled in, times are int microseconds.
 
     Raises
     ------
-    RefusedError : not the marker, another schema's fingerprint, or not Avro of this schema.
+    RefusedError : not the marker, a fingerprint that is not of this record, or not Avro of that schema.
     """
     if len(data) < 10 or data[:2] != schemas.SINGLE_OBJECT_MARKER:
         raise RefusedError(Reason.BAD_HEADER)
-    if data[2:10] != schemas.rabin(name):
+    writer = schemas.writers(name).get(data[:10])
+    if writer is None:
         raise RefusedError(Reason.UNKNOWN_FINGERPRINT, data[2:10].hex())
+    return decode_body(name, data, 10, writer)
+
+
+def decode_body(name: str, data: bytes, start: int, writer: Any) -> dict[str, Any]:
+    """What follows the header: a record written with `writer`, read as our newest schema by Avro's resolution.
+
+    writer : as fastavro's `parse_schema` gives it, of a schema that `schemas.lint` has passed.
+
+    Raises
+    ------
+    RefusedError : not Avro of the writer's schema.
+    """
     stream = io.BytesIO(data)
-    stream.seek(10)
+    stream.seek(start)
+    reader = schemas.parsed(name)
     try:
-        record = fastavro.schemaless_reader(stream, schemas.parsed(name), None)
+        record = fastavro.schemaless_reader(stream, writer, None if writer is reader else reader)
     except (EOFError, ValueError, IndexError, OverflowError, UnicodeDecodeError, MemoryError) as exc:
         raise RefusedError(Reason.AVRO_TRUNCATED, str(exc)) from exc
     if stream.tell() != len(data):
@@ -106,14 +124,16 @@ class FrameEncoder:
     """Writes one device's frames; the parts that never change are encoded once.
 
     Byte for byte what `encode("frame", ...)` writes (property-tested), several times faster: the floats of
-    Avro's array are the array's own memory.
+    Avro's array are the array's own memory. header : see `encode`.
     """
 
     __slots__ = ("_counts", "_head", "_period")
 
-    def __init__(self, device_id: str, catalog: str, period_us: int) -> None:
+    def __init__(self, device_id: str, catalog: str, period_us: int, header: bytes | None = None) -> None:
         device, entry = device_id.encode(), catalog.encode()
-        self._head = schemas.header("frame") + zigzag(len(device)) + device + zigzag(len(entry)) + entry
+        if header is None:
+            header = schemas.header("frame")
+        self._head = header + zigzag(len(device)) + device + zigzag(len(entry)) + entry
         self._period = zigzag(period_us)
         self._counts: dict[int, bytes] = {}
 

@@ -2,11 +2,13 @@
 
 It reads standard Avro (`telemetry.codec` writes it, any Avro library may) without making a Python object:
 `scan_frame` checks a value completely and writes where its parts are into a row of the frame table. The
-values stay where they are; `copy_values` fetches them, from one Avro block or many.
+values stay where they are; `copy_values` fetches them, from one Avro block or many. The order and types of the
+fields are those of the writer's schema, which its header names: `telemetry.schemas.plan` makes the steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,21 @@ from telemetry.catalog import CatalogSet
 from telemetry.codec import FRAME_BYTES_MAX
 from telemetry.rawmem import INLINE, load_u8, load_u32, load_u64, read_zigzag
 from telemetry.reasons import Reason
+from telemetry.schemas.plan import (
+    ARGUMENT,
+    FETCH_CATALOG,
+    FETCH_ID,
+    FETCH_PERIOD,
+    FETCH_SEQ,
+    FETCH_TS,
+    FETCH_VALUES,
+    SKIP_BYTES,
+    SKIP_FIXED,
+    SKIP_INT,
+    SKIP_UNION,
+    STEPS_MAX,
+    plan_of,
+)
 
 # Columns of the frame table, int64 (n, FRAME_COLUMNS). *_AT are memory addresses.
 F_CLASS, F_ID_AT, F_ID_LEN, F_SEQ, F_TS, F_PERIOD, F_VALUES_AT, F_STEPS = range(8)
@@ -51,24 +68,59 @@ ID_BYTES = np.zeros(256, np.bool_)
 ID_BYTES[[ord(c) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"]] = True
 
 
+# Row 0 of a class table, and a writer's row: its header's word, the number of steps, the steps.
+N_CLASSES, N_SINGLE, N_FRAMED = range(3)
+W_WORD, W_STEPS, W_PLAN = range(3)
+_WIDTH = W_PLAN + STEPS_MAX
+_KIND_MASK = (1 << ARGUMENT) - 1
+
+
 class ClassTable:
-    """The catalogue entries that frames may name, as the decoder wants them.
+    """The catalogue entries that frames may name and the schemas that they may be written with, for the decoder.
 
     keys : the entries in class order (``vehicle.ev/1``).
-    array : int64 (1 + n, 12): row 0 = [n, fingerprint, limits]; row 1+c = [length, signals, 8 words of name].
+    array : int64 (1 + n + m, _WIDTH): row 0 = [n, m of single-object headers, m of Confluent headers];
+        row 1+c = [length, signals, 8 words of name]; row 1+n+w = a writer's word and plan.
     """
 
-    def __init__(self, catalogs: CatalogSet, keys: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        catalogs: CatalogSet,
+        keys: tuple[str, ...] | None = None,
+        writers: Mapping[bytes, tuple[int, ...]] | None = None,
+    ) -> None:
         self.keys = tuple(sorted(catalogs)) if keys is None else keys
-        self.array = np.zeros((1 + len(self.keys), 12), np.int64)
-        self.array[0, 0] = len(self.keys)
-        self.array[0, 1] = np.frombuffer(schemas.rabin("frame"), "<i8")[0]
+        self._classes = np.zeros((len(self.keys), _WIDTH), np.int64)
         for c, key in enumerate(self.keys):
             name = key.encode()
             assert len(name) < CATALOG_MAX
-            self.array[1 + c, 0] = len(name)
-            self.array[1 + c, 1] = len(catalogs[key].signals)
-            self.array[1 + c, 2:10] = np.frombuffer(name.ljust(64, b"\0"), "<i8")
+            self._classes[c, 0] = len(name)
+            self._classes[c, 1] = len(catalogs[key].signals)
+            self._classes[c, 2:10] = np.frombuffer(name.ljust(64, b"\0"), "<i8")
+        self.accept(released_frames() if writers is None else writers)
+
+    def accept(self, writers: Mapping[bytes, tuple[int, ...]]) -> None:
+        """Take these writers' schemas, by header, in the place of those accepted so far; likeliest first.
+
+        Parameters
+        ----------
+        writers : header (10 bytes of single-object encoding, or 5 of the Confluent wire format) -> plan.
+        """
+        rows: dict[bool, list[list[int]]] = {True: [], False: []}
+        for header, plan in writers.items():
+            single = header[:2] == schemas.SINGLE_OBJECT_MARKER
+            word = int.from_bytes(header[2:10] if single else header[1:5], "little", signed=single)
+            rows[single].append([word, len(plan), *plan, *[0] * (STEPS_MAX - len(plan))])
+        head = [len(self.keys), len(rows[True]), len(rows[False])]
+        table = [[*head, *[0] * (_WIDTH - len(head))]]
+        self.array = np.vstack([np.array(table, np.int64), self._classes])
+        if writers:
+            self.array = np.vstack([self.array, np.array(rows[True] + rows[False], np.int64)])
+
+
+def released_frames() -> dict[bytes, tuple[int, ...]]:
+    """Header and plan of every frame schema that was released, newest first."""
+    return {version.header: plan_of(version.schema) for version in reversed(schemas.versions("frame"))}
 
 
 @njit(**INLINE)
@@ -135,6 +187,44 @@ def _values(p: int, end: int) -> tuple[int, int, int]:
 
 
 @njit(**INLINE)
+def _writer_of(p: int, length: int, classes: NDArray[np.int64]) -> tuple[int, int]:
+    """The table's row of the schema that the header at p names, and the header's length; or minus a reason, 0."""
+    first = 1 + classes[0, N_CLASSES]
+    singles = classes[0, N_SINGLE]
+    if length >= 10 and load_u8(p) == 0xC3 and load_u8(p + 1) == 0x01:
+        word = np.int64(load_u64(p + 2))
+        for w in range(first, first + singles):
+            if classes[w, W_WORD] == word:
+                return w, 10
+        return -_UNKNOWN_FINGERPRINT, 0
+    framed = classes[0, N_FRAMED]
+    if framed > 0 and length >= 5 and load_u8(p) == 0x00:
+        word = np.int64(load_u32(p + 1))
+        for w in range(first + singles, first + singles + framed):
+            if classes[w, W_WORD] == word:
+                return w, 5
+        return -_UNKNOWN_FINGERPRINT, 0
+    return -_BAD_HEADER, 0
+
+
+@njit(**INLINE)
+def _skip(step: int, p: int, end: int) -> int:
+    """Pass over one value of a plain type at p. Returns the next address, or minus a reason."""
+    kind = step & _KIND_MASK
+    if kind == SKIP_FIXED:
+        n = step >> ARGUMENT
+        return p + n if n <= end - p else -_TRUNCATED
+    n, p = read_zigzag(p, end)
+    if p < 0:
+        return -_why(p)
+    if kind == SKIP_BYTES:
+        return p + n if 0 <= n <= end - p else -_LENGTH
+    if kind == SKIP_INT and (n < -(1 << 31) or n >= 1 << 31):
+        return -_VARINT
+    return p
+
+
+@njit(**INLINE)
 def scan_frame(
     p: int,
     length: int,
@@ -154,40 +244,62 @@ def scan_frame(
     if length > FRAME_BYTES_MAX:
         return _LARGE
     end = p + length
-    if length < 10 or load_u8(p) != 0xC3 or load_u8(p + 1) != 0x01:
-        return _BAD_HEADER
-    if load_u64(p + 2) != np.uint64(classes[0, 1]):
-        return _UNKNOWN_FINGERPRINT
-    n, p = read_zigzag(p + 10, end)
-    if p < 0:
-        return _why(p)
-    if n < 0 or n > end - p:
-        return _LENGTH
-    if n == 0 or n > ID_MAX:
-        return _BAD_ID
-    id_at = p
-    id_len = n
-    n, p = read_zigzag(p + n, end)
-    if p < 0:
-        return _why(p)
-    if n < 0 or n > end - p:
-        return _LENGTH
-    entry = _class_of(p, n, end, classes) if n < CATALOG_MAX else -1
-    seq, p = read_zigzag(p + n, end)
-    if p < 0:
-        return _why(p)
-    ts, p = read_zigzag(p, end)
-    if p < 0:
-        return _why(p)
-    period, p = read_zigzag(p, end)
-    if p < 0:
-        return _why(p)
-    if period < -PERIOD_US_MAX or period >= PERIOD_US_MAX:
-        return _VARINT  # not an Avro int
-    values_at = p
-    reason, n, p = _values(p, end)
-    if reason:
-        return reason
+    writer, n = _writer_of(p, length, classes)
+    if writer < 0:
+        return -writer
+    p += n
+    entry = -1
+    id_at = id_len = seq = ts = period = values_at = count = 0
+    i = W_PLAN
+    last = W_PLAN + classes[writer, W_STEPS]
+    while i < last:
+        step = classes[writer, i]
+        i += 1
+        kind = step & _KIND_MASK
+        if kind <= FETCH_CATALOG:
+            n, p = read_zigzag(p, end)
+            if p < 0:
+                return _why(p)
+            if n < 0 or n > end - p:
+                return _LENGTH
+            if kind == FETCH_ID:
+                if n == 0 or n > ID_MAX:
+                    return _BAD_ID
+                id_at = p
+                id_len = n
+            else:
+                entry = _class_of(p, n, end, classes) if n < CATALOG_MAX else -1
+            p += n
+        elif kind <= FETCH_PERIOD:
+            n, p = read_zigzag(p, end)
+            if p < 0:
+                return _why(p)
+            if kind == FETCH_SEQ:
+                seq = n
+            elif kind == FETCH_TS:
+                ts = n
+            else:
+                if n < -PERIOD_US_MAX or n >= PERIOD_US_MAX:
+                    return _VARINT  # not an Avro int
+                period = n
+        elif kind == FETCH_VALUES:
+            values_at = p
+            reason, count, p = _values(p, end)
+            if reason:
+                return reason
+        else:
+            if kind == SKIP_UNION:
+                n, p = read_zigzag(p, end)
+                if p < 0:
+                    return _why(p)
+                branches = step >> ARGUMENT
+                if n < 0 or n >= branches:
+                    return _LENGTH
+                step = classes[writer, i + n]
+                i += branches
+            p = _skip(step, p, end)
+            if p < 0:
+                return -p
     if p != end:
         return _TRAILING
     if entry < 0:
@@ -195,8 +307,8 @@ def scan_frame(
     if seq < 0:
         return _SEQ
     signals = classes[1 + entry, 1]
-    steps = n // signals
-    if n == 0 or steps * signals != n:
+    steps = count // signals
+    if count == 0 or steps * signals != count:
         return _COLUMNS
     if period < 0 or (period == 0 and steps > 1):
         return _PERIOD

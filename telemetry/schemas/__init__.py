@@ -1,21 +1,26 @@
-"""The Avro schemas, one file a record, and their fingerprints. The rule: a schema here is linted when loaded.
+"""The Avro schemas and every version ever released. The rule: what was released never changes, and stays readable.
 
-fastavro follows a schema into anything it describes: a recursive schema with a 5 KB message ends the
-interpreter, an array of null turns 6 bytes into gigabytes. `lint` refuses such shapes.
+`<name>.avsc` is what we write; `history/<name>.<n>.avsc` are the versions released, the newest included, and
+`history/released.txt` their fingerprints. docs/schemas.md says how to add a field.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from telemetry.errors import CatalogError
+from telemetry.schemas.shapes import SchemaRefusedError, lint, parse
+
+__all__ = ["SchemaRefusedError", "lint", "parse"]
 
 NAMES = (
     "frame",
@@ -31,51 +36,70 @@ NAMES = (
 #: Avro single-object encoding: marker, then the CRC-64-AVRO fingerprint of the writer's schema.
 SINGLE_OBJECT_MARKER = b"\xc3\x01"
 
-
-def _types(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    yield path, node
-    if isinstance(node, list):
-        for branch in node:
-            yield from _types(branch, path)
-    elif isinstance(node, dict):
-        kind = node["type"]
-        if kind == "record":
-            for field in node["fields"]:
-                yield from _types(field["type"], f"{path}.{field['name']}")
-        elif kind == "array":
-            yield from _types(node["items"], f"{path}[]")
-        elif kind == "map":
-            yield from _types(node["values"], f"{path}{{}}")
-        elif isinstance(kind, dict | list):
-            yield from _types(kind, path)
+_FILE = re.compile(r"(?P<name>[a-z_]+)\.(?P<number>[1-9][0-9]*)\.avsc")
 
 
-def lint(schema: dict[str, Any]) -> list[str]:
-    """What makes a schema dangerous to decode from strangers, one line each: recursion, items of no bytes."""
-    problems: list[str] = []
-    named: set[str] = set()
-    primitive = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
-    for path, node in _types(schema, schema["name"]):
-        name = node.get("type") if isinstance(node, dict) else node
-        if isinstance(node, dict) and name in {"record", "enum", "fixed"}:
-            named.add(node["name"])
-        if isinstance(node, dict) and name == "array" and node["items"] in ("null", {"type": "null"}):
-            problems.append(f"{path}: an array of null has items of no bytes")
-        if isinstance(node, dict) and name == "record" and not node["fields"]:
-            problems.append(f"{path}: a record without fields has no bytes")
-        if isinstance(node, str) and node not in primitive:
-            problems.append(f"{path}: refers to {node} by name; a recursive schema can end the interpreter")
-    return problems
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A released version of a schema: `number` counts from 1."""
+
+    name: str
+    number: int
+    schema: dict[str, Any]
+    rabin: bytes
+
+    @property
+    def header(self) -> bytes:
+        return SINGLE_OBJECT_MARKER + self.rabin
+
+
+def folder() -> Traversable:
+    """Where the schemas are."""
+    return resources.files(__package__)
+
+
+def rabin_of(schema: dict[str, Any]) -> bytes:
+    """The 8 bytes of the CRC-64-AVRO fingerprint, in the order in which they stand in a message."""
+    hexed: str = fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO")
+    return bytes.fromhex(hexed)
+
+
+def full_name(schema: dict[str, Any]) -> str:
+    """With its namespace, as in ``io.fleetwatch.telemetry.Frame``."""
+    name, space = schema["name"], schema.get("namespace")
+    return f"{space}.{name}" if space and "." not in name else name
+
+
+@cache
+def name_of(record: str) -> str | None:
+    """Our name of a record by its full name: ``io.fleetwatch.telemetry.Frame`` is ``frame``; None = not ours."""
+    return {full_name(raw(name)): name for name in NAMES}.get(record)
 
 
 @cache
 def raw(name: str) -> dict[str, Any]:
     """The schema file as it stands, for example `raw("frame")`."""
-    text = resources.files(__package__).joinpath(f"{name}.avsc").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    schema: dict[str, Any] = json.loads(folder().joinpath(f"{name}.avsc").read_text(encoding="utf-8"))
     if problems := lint(schema):
         raise CatalogError(f"schema {name}: " + "; ".join(problems))
     return schema
+
+
+@cache
+def versions(name: str) -> tuple[Version, ...]:
+    """Every released version, oldest first."""
+    return versions_in(folder().joinpath("history"), name)
+
+
+def versions_in(history: Traversable, name: str) -> tuple[Version, ...]:
+    """The versions of a schema in a folder of released ones, oldest first."""
+    found: list[Version] = []
+    for entry in history.iterdir():
+        match = _FILE.fullmatch(entry.name)
+        if match and match["name"] == name:
+            schema = parse(entry.read_text(encoding="utf-8"), entry.name)
+            found.append(Version(name, int(match["number"]), schema, rabin_of(schema)))
+    return tuple(sorted(found, key=lambda version: version.number))
 
 
 @cache
@@ -85,10 +109,19 @@ def parsed(name: str) -> Any:
 
 
 @cache
+def writers(name: str) -> dict[bytes, Any]:
+    """Header -> the writer's schema as fastavro wants it, of every version that we read."""
+    newest = header(name)
+    return {
+        version.header: parsed(name) if version.header == newest else fastavro.parse_schema(version.schema)
+        for version in versions(name)
+    }
+
+
+@cache
 def rabin(name: str) -> bytes:
-    """The 8 bytes of the CRC-64-AVRO fingerprint, in the order in which they stand in a message."""
-    hexed: str = fingerprint(to_parsing_canonical_form(raw(name)), "CRC-64-AVRO")
-    return bytes.fromhex(hexed)
+    """The fingerprint of what we write."""
+    return rabin_of(raw(name))
 
 
 @cache
