@@ -400,7 +400,7 @@ class Election(Fault):
     def _elect(self) -> int:
         before = self.world.leaders()
         wanted = [TopicPartition(topic, partition) for topic, partition in before]
-        answers = self.world.admin.elect_leaders(ElectionType.PREFERRED, wanted, request_timeout=30).result(40)
+        answers = self.world.admin.elect_leaders(ElectionType.PREFERRED, wanted).result(60)
         for where, error in answers.items():
             if error is not None and error.code() != KafkaError.ELECTION_NOT_NEEDED:
                 raise NotFiredError(f"no election for {where}: {error.str()}")

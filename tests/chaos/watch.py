@@ -1,4 +1,4 @@
-"""Measures how long the group takes to get over a fault. The rule: over is when all that was there is committed."""
+"""Measures how long the group takes to get over a fault. The rule: over is when newer work is committed everywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ ASK_EVERY_S = 0.25
 
 @dataclass
 class Recovery:
-    """From a fault until every partition's commit has passed what was acknowledged when the fault struck."""
+    """From `began_s` until each partition's committed offset has reached the baseline's.
+
+    A fault's baseline is one record more than was acknowledged when it had struck: something that came after it.
+    """
 
     baseline: dict[TopicPart, int]
     began_s: float
@@ -69,9 +72,9 @@ class Watch:
     def total(self) -> int:
         return sum(self.committed().values())
 
-    def expect(self, baseline: dict[TopicPart, int]) -> Recovery:
-        """Begin to measure."""
-        recovery = Recovery(baseline, time.monotonic())
+    def expect(self, baseline: Mapping[TopicPart, int], began_s: float | None = None) -> Recovery:
+        """Begin to measure; began_s : when it began, if not now."""
+        recovery = Recovery(dict(baseline), time.monotonic() if began_s is None else began_s)
         with self._lock:
             self._open.append(recovery)
         return recovery
