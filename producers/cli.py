@@ -26,6 +26,7 @@ from telemetry import log
 from telemetry import settings as settings_of
 from telemetry.clients import admin, cluster_metadata, require_broker
 from telemetry.errors import CatalogError
+from telemetry.schemas.writing import frame_header
 from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 
@@ -146,6 +147,7 @@ def simulate(
     names = topics(settings)
     require_broker(settings)
     ensure(settings)
+    fleet.write_with(frame_header(settings))
     run_id = run_id or f"{kind}-{secrets.token_hex(3)}"
     frames, side, pacer, status = KafkaSink(settings), KafkaSink(settings), Pacer(speed), Status()
     progress = Progress(status, frames, pacer)
@@ -267,6 +269,7 @@ def replay(
     recordings = [Recording(path, catalogs, chosen, device) for path in files]
     require_broker(settings)
     ensure(settings)
+    header = frame_header(settings)
     start_us = default_start_us(now_us(), speed, None) if start_us is None else start_us
     frames, side, pacer, status = KafkaSink(settings), KafkaSink(settings), Pacer(speed), Status()
     progress = Progress(status, frames, pacer)
@@ -285,7 +288,7 @@ def replay(
     )
     with Stop().installed() as stopped:
         try:
-            player.run(replaying.timeline(recordings, start_us=start_us, loops=loops), stopped)
+            player.run(replaying.timeline(recordings, start_us=start_us, loops=loops, header=header), stopped)
         finally:
             progress.end()
             settle(status, frames, side, SETTLE_S)
@@ -341,7 +344,13 @@ def load(
     frame_s = entry.period_ms * entry.steps_per_frame / 1000
     start_us = now_us() - round(rounds * frame_s * 1e6) if start_us is None else start_us
     generator = loadgen.LoadGenerator(
-        entry, devices, partitions, start_us=start_us, seed=seed, spike_rate=spike_rate
+        entry,
+        devices,
+        partitions,
+        start_us=start_us,
+        seed=seed,
+        spike_rate=spike_rate,
+        header=frame_header(settings),
     )
     frames, pacer, status = KafkaSink(settings, reports="failures"), Pacer(1.0 if rate else 0.0), Status()
     progress = Progress(status, frames, pacer)

@@ -138,14 +138,18 @@ class Fleet:
         self._firmware[newest] = len(FIRMWARE_SHARES) - 1
         self._links = Connectivity(count, seed, start_us, gap_rate_per_hour, gap_mean_s)
         self._stored: dict[int, deque[Outgoing]] = {}
-        frame_step_us = self.period_us if self.steps > 1 else 0
-        self._encoders = [FrameEncoder(name, catalog.key, frame_step_us).encode for name in self.ids]
+        self.write_with(None)
         self._keys = [name.encode() for name in self.ids]
         self._frames = np.empty((count, self.steps, len(catalog.signals)), np.float32)
         self._step = np.empty((len(catalog.signals), count), np.float32)
         self._injector = Injector(
             catalog, self.model, self.ids, newest, start_us=start_us, period_us=self.period_us, seed=seed
         )
+
+    def write_with(self, header: bytes | None) -> None:
+        """The header of the frames from now on: see `FrameEncoder`."""
+        step_us = self.period_us if self.steps > 1 else 0
+        self._encoders = [FrameEncoder(name, self.catalog.key, step_us, header).encode for name in self.ids]
 
     def _check(self, count: int, clock_offset_max_s: float) -> None:
         if not 1 <= count <= COUNT_MAX:

@@ -59,21 +59,23 @@ class RoundEncoder:
     Parameters
     ----------
     ids : device ids of equal length.
-    steps : steps a frame. period_us : 0 with one step.
+    steps : steps a frame. period_us : 0 with one step. header : see `FrameEncoder`.
 
     Raises
     ------
     ValueError : ids of different lengths, or frames larger than the decoder's cap.
     """
 
-    def __init__(self, ids: list[str], catalog: Catalog, steps: int, period_us: int) -> None:
+    def __init__(
+        self, ids: list[str], catalog: Catalog, steps: int, period_us: int, header: bytes | None = None
+    ) -> None:
         if len({len(name) for name in ids}) != 1:
             raise ValueError("all device ids must have the same length")
         n, values = len(ids), steps * len(catalog.signals)
         key_length = len(ids[0])
         self.keys = np.frombuffer("".join(ids).encode(), np.uint8).reshape(n, key_length)
         entry = catalog.key.encode()
-        head = schemas.header("frame") + zigzag(key_length)
+        head = (schemas.header("frame") if header is None else header) + zigzag(key_length)
         middle = zigzag(len(entry)) + entry
         self._id_at = len(head)
         self._head = head + bytes(key_length) + middle
@@ -146,18 +148,26 @@ class LoadGenerator:
     Parameters
     ----------
     partitions : of the topic; frames go where the partitioner murmur2 would put them.
-    start_us : event time of the first step.
+    start_us : event time of the first step. header : of the frames; see `FrameEncoder`.
     """
 
     def __init__(
-        self, catalog: Catalog, devices: int, partitions: int, *, start_us: int, seed: int, spike_rate: float
+        self,
+        catalog: Catalog,
+        devices: int,
+        partitions: int,
+        *,
+        start_us: int,
+        seed: int,
+        spike_rate: float,
+        header: bytes | None = None,
     ) -> None:
         self.steps = catalog.steps_per_frame
         self.samples_per_frame = self.steps * len(catalog.signals)
         step_us = round(catalog.period_ms * 1000)
         self.frame_us = step_us * self.steps
         ids = device_ids(devices)
-        self._encoder = RoundEncoder(ids, catalog, self.steps, step_us if self.steps > 1 else 0)
+        self._encoder = RoundEncoder(ids, catalog, self.steps, step_us if self.steps > 1 else 0, header)
         self._pool = ValuePool(devices, self.steps, catalog, step_us / 1e6, seed, spike_rate)
         self._start_us = start_us
         of_key = partitions_of(self._encoder.keys, partitions)

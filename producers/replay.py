@@ -160,12 +160,12 @@ class Framer:
     steps a frame, and a gap ends a frame early.
     """
 
-    def __init__(self, device: str, catalog: Catalog, period_us: int) -> None:
+    def __init__(self, device: str, catalog: Catalog, period_us: int, header: bytes | None = None) -> None:
         self._key = device.encode()
         self._kind = catalog.kind
         self._steps_max = catalog.steps_per_frame if period_us else 1
         self._period_us = period_us
-        self._encoder = FrameEncoder(device, catalog.key, period_us)
+        self._encoder = FrameEncoder(device, catalog.key, period_us, header)
         self._rows: list[NDArray[np.float32]] = []
         self._first_us = 0
         self._seq = 0
@@ -191,7 +191,9 @@ class Framer:
         yield PlayedFrame(last_us, self._kind, self._key, value, block.size)
 
 
-def _lane(recordings: Sequence[Recording], start_us: int, loops: int) -> Iterator[PlayedFrame | Refused]:
+def _lane(
+    recordings: Sequence[Recording], start_us: int, loops: int, header: bytes | None
+) -> Iterator[PlayedFrame | Refused]:
     """The recordings of one device, one after another, `loops` times."""
     framers: dict[str, Framer] = {}
     at_us = 0
@@ -210,20 +212,23 @@ def _lane(recordings: Sequence[Recording], start_us: int, loops: int) -> Iterato
                 at_us = base_us + row.t_us - origin_us
                 key = f"{row.device} {catalog.key} {period_us}"
                 if (framer := framers.get(key)) is None:
-                    framer = framers[key] = Framer(row.device, catalog, period_us)
+                    framer = framers[key] = Framer(row.device, catalog, period_us, header)
                 yield from framer.add(at_us, row.values, start_us)
             for framer in framers.values():
                 yield from framer.flush(start_us)
             at_us += period_us or 1_000_000  # the pause between two recordings
 
 
-def timeline(recordings: Sequence[Recording], *, start_us: int, loops: int = 1) -> Iterator[PlayedFrame | Refused]:
+def timeline(
+    recordings: Sequence[Recording], *, start_us: int, loops: int = 1, header: bytes | None = None
+) -> Iterator[PlayedFrame | Refused]:
     """Everything to send, in the order of time.
 
     Parameters
     ----------
     start_us : event time that the first row of each device gets.
     loops : how often to play it all; a device's time and numbers go on from loop to loop.
+    header : of the frames; see `FrameEncoder`.
 
     Raises
     ------
@@ -232,4 +237,6 @@ def timeline(recordings: Sequence[Recording], *, start_us: int, loops: int = 1) 
     lanes: dict[str, list[Recording]] = {}
     for recording in recordings:  # recordings with several devices may share them: one lane a mapping
         lanes.setdefault(recording.device_id or f"mapping {recording.mapping.name}", []).append(recording)
-    return heapq.merge(*(_lane(lane, start_us, loops) for lane in lanes.values()), key=lambda item: item.at_us)
+    return heapq.merge(
+        *(_lane(lane, start_us, loops, header) for lane in lanes.values()), key=lambda item: item.at_us
+    )

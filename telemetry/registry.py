@@ -93,7 +93,7 @@ class RegistrySchemas:
 
     def __init__(self, settings: SchemaSettings, names: Sequence[str] = ("frame",)) -> None:
         self._settings = settings
-        self._client = client(settings)
+        self._client: Any = None
         self._subjects = [schemas.full_name(schemas.raw(name)) for name in names]
         self._seen: set[tuple[str, int]] = set()
 
@@ -107,6 +107,8 @@ class RegistrySchemas:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         found: list[Told] = []
+        if self._client is None:
+            self._client = client(self._settings)
         for subject in self._subjects:
             with _explained(self._settings, f"versions of {subject}"):
                 try:
