@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from streams.core.records import (
     R_VALUE_LEN,
     Part,
     RecordScanner,
+    attempts,
 )
 from telemetry.catalog import Catalog, CatalogSet
 from telemetry.framescan import F_CLASS, ClassTable
@@ -131,14 +134,10 @@ class Core:
                 )
             )
         if len(effects.dead) > letters_before:
-            self._count_letters(effects, letters_before, now_us)
-
-    def _count_letters(self, effects: Effects, first: int, now_us: int) -> None:
-        """Put the letters from number `first` on into the order of their offsets, and count them by reason."""
-        letters = sorted(effects.dead[first:], key=lambda letter: letter.offset)
-        effects.dead[first:] = [letter.bounded(now_us) for letter in letters]
-        for letter in letters:
-            self.refused[letter.reason] = self.refused.get(letter.reason, 0) + 1
+            letters = sorted(effects.dead[letters_before:], key=lambda letter: letter.offset)
+            effects.dead[letters_before:] = [letter.bounded(now_us) for letter in _with_attempts(letters, parts)]
+            for letter in letters:
+                self.refused[letter.reason] = self.refused.get(letter.reason, 0) + 1
 
     # -- figures and ownership -------------------------------------------------------------------------------
 
@@ -184,3 +183,16 @@ def _refuse(refusals: NDArray[np.int64], source: Source, effects: Effects) -> No
         value = copy_bytes(row[R_VALUE_AT], row[R_VALUE_LEN]) if row[R_VALUE_LEN] >= 0 else None
         reason = Reason(row[R_REASON])
         effects.dead.append(DeadLetter(source.topic, source.partition, row[R_OFFSET], reason, key, value))
+
+
+def _with_attempts(letters: list[DeadLetter], parts: list[Part]) -> Iterator[DeadLetter]:
+    """These letters, ascending by offset, each with the attempt that its record's headers name."""
+    numbers: dict[int, int] = {}
+    single = [letter.offset for letter in letters if letter.last_offset < 0]
+    for part in parts:
+        here = single[bisect_left(single, part.base_offset) : bisect_right(single, part.last_offset)]
+        if here and not part.refused:
+            numbers |= {o: n for o, n in zip(here, attempts(part, here), strict=True) if n}
+    for letter in letters:
+        attempt = numbers.get(letter.offset, 0)
+        yield replace(letter, attempt=attempt) if attempt else letter

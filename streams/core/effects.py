@@ -29,6 +29,7 @@ class DeadLetter:
 
     last_offset : -1 = one record; else the letter stands for all from offset to here, and its value is the batch
     as it was fetched. time_us : when it was refused. Nothing that tells a letter from another depends on it.
+    attempt : how often the record had been sent again from the dead letters.
     """
 
     topic: str
@@ -41,6 +42,7 @@ class DeadLetter:
     time_us: int = 0
     key_length: int = -1
     value_length: int = -1
+    attempt: int = 0
 
     def bounded(self, time_us: int) -> DeadLetter:
         """This letter with its time, its key and value cut to what can be published; their lengths are kept."""
@@ -71,6 +73,7 @@ class DeadLetter:
             "__connect.errors.exception.message": TEXT[reason],
             "x-reason": reason.code,
             "x-worker": worker,
+            "x-attempt": str(self.attempt),
             "x-time": datetime.fromtimestamp(self.time_us / 1e6, UTC).isoformat(timespec="milliseconds"),
         }
         if self.last_offset >= 0:

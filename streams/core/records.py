@@ -34,6 +34,10 @@ REFUSAL_COLUMNS = 6
 # What `scan_records` leaves in its progress array.
 P_ADDRESS, P_RECORD, P_FRAMES, P_REFUSALS, P_OFFSET = range(5)
 
+#: How often a record was sent again by `fleetwatch dlq replay`, in decimal; looked for among so many headers.
+ATTEMPT_HEADER = b"x-attempt"
+HEADERS_MAX = 64
+
 _KEY_MISMATCH = int(Reason.KEY_MISMATCH)
 
 
@@ -131,6 +135,73 @@ def scan_records(
     progress[P_REFUSALS] = refused
     progress[P_OFFSET] = offset
     return code
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def find_headers(
+    p: int, end: int, count: int, base_offset: int, wanted: NDArray[np.int64], found: NDArray[np.int64]
+) -> None:
+    """Where the headers of some records are, in a records section at addresses [p, end) that was scanned.
+
+    wanted : ascending offsets; found : int64 (n, 2), address and length of each one's headers, length 0 = not here.
+    """
+    at = 0
+    for _ in range(count):
+        if at == len(wanted):
+            return
+        length, p = read_zigzag(p, end)
+        if p < 0 or length < 0 or length > end - p:
+            return
+        record_end = p + length
+        _, p = read_zigzag(p + 1, record_end)
+        if p < 0:
+            return
+        delta, p = read_zigzag(p, record_end)
+        for _ in range(2):  # the key, the value
+            if p < 0:
+                return
+            n, p = read_zigzag(p, record_end)
+            if p < 0 or n > record_end - p:
+                return
+            p += max(n, 0)
+        if base_offset + delta == wanted[at]:
+            found[at, 0] = p
+            found[at, 1] = record_end - p
+            at += 1
+        p = record_end
+
+
+def attempts(part: Part, offsets: list[int]) -> list[int]:
+    """What the header `x-attempt` of these records says, ascending offsets of one part; 0 = there is none."""
+    found = np.zeros((len(offsets), 2), np.int64)
+    base = address(part.buffer)
+    wanted = np.array(offsets, np.int64)
+    find_headers(base + part.start, base + part.end, part.count, part.base_offset, wanted, found)
+    return [_attempt(copy_bytes(at, n)) if n > 1 else 0 for at, n in found.tolist()]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 35:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            break
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _attempt(headers: bytes) -> int:
+    """The last `x-attempt` among the first headers of a record; whatever is wrong with them, it is not raised."""
+    count, at = _varint(headers, 0)
+    attempt = 0
+    for _ in range(min(count, HEADERS_MAX)):
+        size, at = _varint(headers, at)
+        name, at = headers[at : at + max(size, 0)], at + max(size, 0)
+        size, at = _varint(headers, at)
+        value, at = headers[at : at + max(size, 0)], at + max(size, 0)
+        if name == ATTEMPT_HEADER and len(value) <= 4 and value.isdigit():
+            attempt = int(value)
+    return attempt
 
 
 @dataclass(slots=True)

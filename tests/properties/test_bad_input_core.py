@@ -284,3 +284,17 @@ def test_a_storm_of_nan_and_extremes_leaves_state_and_results_finite():
     assert late
     assert all(f[name] == list(range(10)) for f in late for name in ("mean", "min", "max", "last"))
     assert all(f[name] == [0.0] * 10 for f in late for name in ("std", "slope", "roc_max"))
+
+
+def test_a_letter_says_how_often_its_record_was_sent_again():
+    log, bad = Log(), (b"bad-1", b"not a frame")
+    unlawful = (b"veh\n", frame("veh\n", 0, T0))
+    log.add(batch([bad, unlawful, GOOD[0]], headers=[("x-attempt", b"1"), ("other", b""), ("x-attempt", b"2")]), 3)
+    log.add_records([GOOD[1], bad, unlawful])
+    for wrong in (b"-3", b"1e9", b"99999", b"\xb2", b""):
+        log.add(batch([bad], headers=[("x-attempt", wrong), ("none", None)]), 1)
+    outcome = run(log)
+    assert [(x.offset, x.attempt) for x in outcome.effects.dead] == [
+        (0, 2), (1, 2), (4, 0), (5, 0), *((6 + i, 0) for i in range(5)),
+    ]  # fmt: skip
+    assert dict(outcome.effects.dead[0].headers("w"))["x-attempt"] == b"2"
