@@ -88,8 +88,8 @@ class AlertFeed:
         found = metadata.topics.get(self.topic)
         if found is None or found.error is not None:
             raise TopicError(
-                f"topic {self.topic} does not exist at {self._settings.kafka.bootstrap}: "
-                "create the topics with `fleetwatch topics create`, or start a worker"
+                f"topic {self.topic} does not exist at {self._settings.kafka.bootstrap} (or this login may not see "
+                "it): create the topics with `fleetwatch topics apply`, or start a worker"
             )
         if since_ms is None or since_ms == 0:
             offset = OFFSET_END if since_ms is None else OFFSET_BEGINNING

@@ -1,4 +1,4 @@
-"""`fleetwatch topics`: create what is missing, show what is there. The rule: nothing that exists is altered."""
+"""`fleetwatch topics`: topics and who may use them. The rule: what is missing is made, nothing is altered."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetwatch.pages import load_settings, page_console, quiet_end
+from telemetry import acls
 from telemetry import topics as contract
 from telemetry.clients import admin, cluster_metadata
-from telemetry.errors import BrokerUnavailableError
+from telemetry.errors import BrokerUnavailableError, nearest
 from telemetry.offsets import list_offsets
 from telemetry.settings import Settings
 from telemetry.topics import TopicSpec
@@ -118,21 +119,116 @@ def _show(states: Iterable[TopicState], console: Console) -> None:
     console.print(table)
 
 
+class Principal(click.ParamType):
+    """ROLE=TYPE:NAME, as in worker=User:fleet-worker."""
+
+    name = "principal"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        role, equals, principal = value.partition("=")
+        kind, colon, name = principal.partition(":")
+        if not (equals and colon and kind and name):
+            self.fail(f"{value!r} is not ROLE=User:NAME", param, ctx)
+        if role not in acls.ROLES:
+            self.fail(f"no role {role!r}{nearest(role, acls.ROLES)}", param, ctx)
+        if name == "*":
+            self.fail(f"{principal} is everybody: name who does the work of a {role}", param, ctx)
+        return role, principal
+
+
+def _lists(settings: Settings, named: Iterable[tuple[str, str]], *, dry_run: bool) -> None:
+    principals: dict[str, list[str]] = {}
+    for role, principal in dict.fromkeys(named):
+        principals.setdefault(role, []).append(principal)
+    found = acls.compare(settings, principals) if dry_run else acls.apply(settings, principals)
+    why = {binding: f"{role}: {grant.why}" for role, grant, binding in acls.bindings(settings, principals)}
+    for binding in found.created:
+        click.echo(f"{'would allow' if dry_run else 'allowed'} {acls.words(binding)}  # {why[binding]}")
+    if found.present:
+        click.echo(f"{found.present} permissions were there already")
+    for binding in found.beyond:
+        click.echo(f"beyond these roles, left alone: {acls.words(binding)}", err=True)
+
+
 @click.group()
 def topics() -> None:
-    """Create the topics, or show what exists."""
+    """Create the topics and say who may use them, or show what exists."""
+
+
+def _create(settings: Settings) -> None:
+    created = contract.ensure(settings)
+    for name in created:
+        click.echo(f"created {name}")
+    if not created:
+        click.echo("all topics exist")
 
 
 @topics.command()
 @click.pass_context
 def create(ctx: click.Context) -> None:
     """Create the topics that are missing; refuse those that have another shape."""
-    created = contract.ensure(load_settings(ctx))
+    tree = load_settings(ctx)
     with quiet_end():
-        for name in created:
-            click.echo(f"created {name}")
-        if not created:
-            click.echo("all topics exist")
+        _create(tree)
+
+
+def _would_create(settings: Settings) -> None:
+    for state in look(settings):
+        if state.partitions is None:
+            click.echo(f"would create {state.spec.name}")
+
+
+@topics.command()
+@click.option("--acls", "with_acls", is_flag=True, help="Also say who may use the topics, groups and transactions.")
+@click.option(
+    "--principal",
+    "principals",
+    type=Principal(),
+    multiple=True,
+    metavar="ROLE=User:NAME",
+    help="Who does a role's work, as the brokers name it; repeatable. With --acls.",
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done.")
+@click.pass_context
+def apply(ctx: click.Context, with_acls: bool, principals: tuple[tuple[str, str], ...], dry_run: bool) -> None:
+    """Bring the cluster to what is expected: topics, and with --acls who may use them.
+
+    Doing it again changes nothing. Permissions are only added; what the named principals have beyond their roles is
+    reported. For brokers with an authoriser; run it as one of their super.users.
+
+    \b
+    Roles:
+      producer    gateways, simulators, replays: write frames
+      worker      fleetwatch worker: reads frames and state, writes results and state
+      subscriber  fleetwatch alerts, programs that act on alerts: read alerts only
+      observer    autoscaler, topics list: sees figures, no records
+      replayer    fleetwatch dlq: reads dead letters, sends them in again
+
+    \b
+    Example:
+      fleetwatch topics apply --acls --dry-run \\
+        --principal producer=User:gateway --principal worker=User:fleet-worker \\
+        --principal subscriber=User:on-call
+
+    A certificate's principal is its subject, such as User:CN=fleet-worker, unless the brokers map it.
+    """
+    if with_acls and not principals:
+        raise click.UsageError(
+            "--acls needs to know who does the work: --principal ROLE=User:NAME for each of "
+            + ", ".join(acls.ROLES)
+            + " that you have"
+        )
+    if principals and not with_acls:
+        raise click.UsageError("--principal is of use only with --acls")
+    tree = load_settings(ctx)
+    with quiet_end():
+        (_would_create if dry_run else _create)(tree)
+        if with_acls:
+            _lists(tree, principals, dry_run=dry_run)
 
 
 @topics.command(name="list")

@@ -42,6 +42,12 @@ class TopicError(FleetwatchError):
     exit_code = 78
 
 
+class AccessError(FleetwatchError):
+    """The cluster knows who we are, and does not allow what was asked."""
+
+    exit_code = 77  # EX_NOPERM
+
+
 class DeliveryError(FleetwatchError):
     """Records were sent but not acknowledged."""
 

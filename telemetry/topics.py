@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from telemetry.clients import admin, cluster_metadata
-from telemetry.errors import TopicError
+from telemetry.errors import AccessError, TopicError
 from telemetry.settings import Settings
 
 HOUR_MS = 3_600_000
@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """One topic. co_partitioned: has as many partitions as the inputs."""
+    """One topic. co_partitioned: has as many partitions as the inputs. writers, readers: see `telemetry.acls`."""
 
     name: str
     key: str
@@ -29,6 +29,8 @@ class TopicSpec:
     partitions: int
     config: tuple[tuple[str, str], ...] = ()
     co_partitioned: bool = True
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +66,65 @@ def topics(settings: Settings) -> Topics:
     compact = (("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.3"), ("segment.ms", "3600000"))
 
     def spec(
-        name: str, key: str, value: str, doc: str, config: tuple[tuple[str, str], ...], n: int = 0
+        name: str,
+        key: str,
+        value: str,
+        doc: str,
+        config: tuple[tuple[str, str], ...],
+        roles: tuple[tuple[str, ...], tuple[str, ...]],
+        n: int = 0,
     ) -> TopicSpec:
-        return TopicSpec(f"{t.prefix}.{name}", key, value, doc, n or t.partitions, config, co_partitioned=not n)
+        writers, readers = roles
+        return TopicSpec(f"{t.prefix}.{name}", key, value, doc, n or t.partitions, config, not n, writers, readers)
 
+    sent = (("producer", "replayer"), ("worker",))
+    declared: tuple[tuple[str, ...], tuple[str, ...]] = (("producer",), ())
+    found: tuple[tuple[str, ...], tuple[str, ...]] = (("worker",), ())
     return Topics(
-        vehicle=spec("vehicle", "device id", "Frame", "Frames of vehicles.", inputs),
-        device=spec("device", "device id", "Frame", "Frames of devices: GPU nodes, sensors.", inputs),
-        features=spec("features", "device id", "WindowFeatures", "Features of closed windows.", outputs),
-        scores=spec("scores", "device id", "Score", "Each detector's score of each closed window.", broker_time),
-        alerts=spec("alerts", "device id", "JSON, CloudEvents", "Alerts, for people and programs.", broker_time),
+        vehicle=spec("vehicle", "device id", "Frame", "Frames of vehicles.", inputs, sent),
+        device=spec("device", "device id", "Frame", "Frames of devices: GPU nodes, sensors.", inputs, sent),
+        features=spec("features", "device id", "WindowFeatures", "Features of closed windows.", outputs, found),
+        scores=spec(
+            "scores", "device id", "Score", "Each detector's score of each closed window.", broker_time, found
+        ),
+        alerts=spec(
+            "alerts",
+            "device id",
+            "JSON, CloudEvents",
+            "Alerts, for people and programs.",
+            broker_time,
+            (("worker",), ("subscriber",)),
+        ),
         dlq=spec(
             "dlq",
             "as it was",
             "as it was",
             "Refused records, with their provenance in headers.",
             (*broker_time, ("max.message.bytes", "2097152")),
+            (("worker",), ("replayer",)),
         ),
-        late=spec("late", "device id", "Frame", "Frames with rows too late for their window.", outputs),
-        state=spec("state", "device id", "StateRow", "Changelog of what is learnt of each device.", compact),
-        truth=spec("truth", "device id", "Truth", "Faults that a simulator injected.", outputs),
-        devices=spec("devices", "device id", "Device", "What each device declares: model, firmware.", compact),
-        control=spec("control", "run", "JSON", "Orders to running simulators: inject a fault.", outputs, 1),
+        late=spec("late", "device id", "Frame", "Frames with rows too late for their window.", outputs, found),
+        state=spec(
+            "state",
+            "device id",
+            "StateRow",
+            "Changelog of what is learnt of each device.",
+            compact,
+            (("worker",), ("worker",)),
+        ),
+        truth=spec("truth", "device id", "Truth", "Faults that a simulator injected.", outputs, declared),
+        devices=spec(
+            "devices", "device id", "Device", "What each device declares: model, firmware.", compact, declared
+        ),
+        control=spec(
+            "control",
+            "run",
+            "JSON",
+            "Orders to running simulators: inject a fault.",
+            outputs,
+            (("producer",), ("producer",)),
+            1,
+        ),
     )
 
 
@@ -104,12 +143,38 @@ def _check(spec: TopicSpec, partitions: int) -> str | None:
     )
 
 
+def role_topics(settings: Settings, role: str) -> tuple[TopicSpec, ...]:
+    """The topics that a role writes or reads."""
+    return tuple(spec for spec in topics(settings).all() if role in (*spec.writers, *spec.readers))
+
+
+def _hidden(settings: Settings, names: list[str], visible: set[str]) -> str | None:
+    """What is wrong when topics cannot be seen, nor made for want of a permission: nothing if the role is served.
+
+    Kafka shows a topic only to those who may do something with it: a producer sees no scores.
+    """
+    if any({spec.name for spec in role_topics(settings, role)} <= visible for role in ("producer", "worker")):
+        return None
+    who = settings.kafka.sasl_username or "this client"
+    return (
+        f"{', '.join(names)}: missing, or hidden from {who}, who may not create topics either: an administrator "
+        "makes them and says who may use them with `fleetwatch topics apply --acls`"
+    )
+
+
+_REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
+
+
 def ensure(settings: Settings, specs: tuple[TopicSpec, ...] | None = None, *, create: bool = True) -> list[str]:
     """Create the missing topics and check the shape of the others; returns the names created.
+
+    specs : None = all of them; then those that a client may neither see nor create are passed over, as long as it
+        sees all that one of the roles uses.
 
     Raises
     ------
     TopicError : one or many have another number of partitions (all are listed), or cannot be created.
+    AccessError : topics are missing, or hidden from this client, and it may not create them.
     BrokerUnavailableError : no broker answers.
     """
     wanted = specs if specs is not None else topics(settings).all()
@@ -120,17 +185,32 @@ def ensure(settings: Settings, specs: tuple[TopicSpec, ...] | None = None, *, cr
     if missing and not create:
         problems += [f"topic {spec.name} does not exist" for spec in missing]
         missing = []
-    created: list[str] = []
-    if missing and not problems:
-        new = [NewTopic(s.name, s.partitions, settings.topics.replication, config=dict(s.config)) for s in missing]
-        for name, future in client.create_topics(new, operation_timeout=20, request_timeout=30).items():
-            try:
-                future.result(30)
-                created.append(name)
-            except KafkaException as exc:
-                error = exc.args[0]
-                if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    problems.append(f"topic {name} cannot be created: {error.str()}")
     if problems:
         raise TopicError("\n".join(problems))
+    created, refused = _create(client, settings, missing)
+    if refused:
+        seen = set(existing) | set(created) if specs is None else set()
+        if found := _hidden(settings, refused, seen):
+            raise AccessError(found)
     return created
+
+
+def _create(client: AdminClient, settings: Settings, specs: list[TopicSpec]) -> tuple[list[str], list[str]]:
+    """(names created, names that we may not create)."""
+    if not specs:
+        return [], []
+    created, refused, problems = [], [], []
+    new = [NewTopic(s.name, s.partitions, settings.topics.replication, config=dict(s.config)) for s in specs]
+    for name, future in client.create_topics(new, operation_timeout=20, request_timeout=30).items():
+        try:
+            future.result(30)
+            created.append(name)
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() in _REFUSED:
+                refused.append(name)
+            elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                problems.append(f"topic {name} cannot be created: {error.str()}")
+    if problems:
+        raise TopicError("\n".join(problems))
+    return created, refused
