@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from functools import cache
@@ -22,6 +23,7 @@ from prometheus_client import (
 from streams.credentials import credentials
 from streams.metrics import WorkerMetrics
 from streams.transport.driver import BatchSchema
+from streams.watchdog import Cluster, Watchdog
 from streams.worker import Worker
 from telemetry import settings as settings_module
 from telemetry.settings import Settings
@@ -62,12 +64,13 @@ def create_app(settings: Settings) -> faust.App:
     worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
     app.fleetwatch = worker
-    _handlers(app, worker)
-    _pages(app, worker)
+    watchdog = Watchdog(worker, Cluster(settings), p.stall_timeout_s, worker.fail)
+    _handlers(app, worker, watchdog)
+    _pages(app, worker, watchdog)
     return app
 
 
-def _handlers(app: Any, worker: Worker) -> None:
+def _handlers(app: Any, worker: Worker, watchdog: Watchdog) -> None:
     names = [spec.name for spec in worker.topics.inputs]
     source = app.topic(*names, schema=BatchSchema())
 
@@ -82,6 +85,13 @@ def _handlers(app: Any, worker: Worker) -> None:
             event.ack()
             if worker.checkpoint_due:
                 await app.consumer.commit()
+
+    @app.task
+    async def beat() -> None:
+        watchdog.start()
+        while not app.should_stop:
+            watchdog.beat()
+            await asyncio.sleep(1.0)
 
     async def commit() -> bool:
         try:
@@ -101,7 +111,7 @@ def _handlers(app: Any, worker: Worker) -> None:
             worker.fail(exc)
 
 
-def _pages(app: Any, worker: Worker) -> None:
+def _pages(app: Any, worker: Worker, watchdog: Watchdog) -> None:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -118,13 +128,14 @@ def _pages(app: Any, worker: Worker) -> None:
     @app.page("/healthz")
     async def healthz(web: Any, request: Any) -> Any:
         del request
-        ok, text = metrics.alive()
-        return web.text(text, status=200 if ok else 503)
+        return web.text(f"{watchdog.verdict or 'ok'}\n", status=503 if watchdog.verdict else 200)
 
     @app.page("/readyz")
     async def readyz(web: Any, request: Any) -> Any:
         del request
-        return web.text("ready\n" if worker.restored else "restoring\n", status=200 if worker.restored else 503)
+        log = worker.changelog
+        text = f"restoring: {log.done} of {log.total} records\n" if log.total else "waiting for its group\n"
+        return web.text("ready\n" if worker.ready else text, status=200 if worker.ready else 503)
 
 
 @cache

@@ -43,13 +43,15 @@ class Wanted:
 class Changelog:
     """Reads the compacted state topic. Blocking: called in an executor, while no batch is processed.
 
-    done, total : records of the restore under way; both 0 = none is.
+    done, total : records of the restore under way; both 0 = none is. restored : records read since the start.
+    moved_at : when a portion was last taken; monotonic clock, s.
     """
 
     def __init__(self, settings: Settings, topic: str, core: Core, stopping: Callable[[], bool]) -> None:
         self._settings, self._topic, self._core, self._stopping = settings, topic, core, stopping
         self._admin = clients.admin(settings)
-        self.done = self.total = 0
+        self.done = self.total = self.restored = 0
+        self.moved_at = 0.0
 
     def committed(self, assigned: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Where each partition's work goes on: the committed offset, once no transaction is pending on it.
@@ -98,6 +100,7 @@ class Changelog:
         if left:
             self._read(wanted, {p: starts[p] for p in left}, {p: ends[p] for p in left}, found)
         self.done = self.total = 0
+        self.restored += found.records
         if any(found.set_aside.values()):
             log.warning("state rows set aside, their devices start anew: %s", dict(+found.set_aside))
         if found.migrated:
@@ -130,7 +133,10 @@ class Changelog:
             while left:
                 if self._stopping():
                     raise RestoreStoppedError
-                self._take(consumer.consume(CHUNK, 0.5), wanted, at, found)
+                messages = consumer.consume(CHUNK, 0.5)
+                if messages:
+                    self._take(messages, wanted, at, found)
+                    self.moved_at = time.monotonic()
                 left = {p for p in left if at[p] < ends[p]}
                 self.done = sum(min(at[p], ends[p]) - starts[p] for p in starts)
                 if time.monotonic() - told > PROGRESS_EVERY_S:

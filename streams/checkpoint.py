@@ -80,6 +80,12 @@ def loss_of(error: KafkaError, age_s: float, timeout_s: float) -> Loss:
     return Loss.TRANSACTION
 
 
+def outlet_error(outlet: Outlet, error: KafkaError, timeout_s: float) -> CheckpointError:
+    """What `error` means for the work since the last checkpoint."""
+    error = outlet.verdict(error)
+    return CheckpointError(loss_of(error, time.monotonic() - outlet.opened_at, timeout_s), error.str())
+
+
 @dataclass(slots=True)
 class CheckpointTotals:
     """Since the start. seconds : wall time that the checkpoints took. lost : checkpoints that failed."""
@@ -133,14 +139,9 @@ class Checkpointer:
             outlet.begin()
             await loop.run_in_executor(None, self._commit, outlet, rows, offsets)
         except KafkaException as exc:
-            self.totals.lost += 1
-            error = exc.args[0]
-            raise CheckpointError(
-                loss_of(error, time.monotonic() - outlet.opened_at, self._timeout_s), error.str()
-            ) from exc
+            raise self._lost(outlet, exc.args[0]) from exc
         except UndeliveredError as exc:
-            self.totals.lost += 1
-            raise CheckpointError(Loss.TRANSACTION, str(exc)) from exc
+            raise self._lost(outlet, KafkaError(KafkaError._FAIL, str(exc))) from exc  # noqa: SLF001
         except NotMemberError as exc:
             self.totals.lost += 1
             raise CheckpointError(Loss.MEMBERSHIP, str(exc)) from exc
@@ -148,6 +149,10 @@ class Checkpointer:
         self._owned.finish(offsets)
         self._publisher.release()
         return True
+
+    def _lost(self, outlet: Outlet, error: KafkaError) -> CheckpointError:
+        self.totals.lost += 1
+        return outlet_error(outlet, error, self._timeout_s)
 
     def _commit(self, outlet: Outlet, rows: list[Message], offsets: dict[TopicPart, int]) -> None:
         """Steps 2 to 4. Blocking."""

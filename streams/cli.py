@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from streams import quiet
 from telemetry import log as logs
 from telemetry import settings as settings_module
 
@@ -43,6 +44,7 @@ def worker(config: Path | None, port: int | None, name: str | None, compile_only
         os.environ["FLEETWATCH_SERVICE__PORT"] = str(free_port(service.host))
         settings = settings_module.load(config)
     logs.setup(service.log_level, service.log_format)
+    quiet.install()
     if compile_only:
         from streams.warmup import warm_up
 

@@ -79,15 +79,6 @@ class WorkerMetrics(Collector):
             worst[at[0]] = max(worst.get(at[0], 0.0), age_s)
         return worst
 
-    def alive(self) -> tuple[bool, str]:
-        """Work moves while there is work: (whether, why not)."""
-        worker = self._worker
-        still_s = time.monotonic() - worker.progress_at
-        lag = sum(self._lag().values())
-        if lag and still_s > worker.settings.processing.stall_timeout_s:
-            return False, f"{lag} records wait and nothing was processed for {still_s:.0f} s\n"
-        return True, "ok\n"
-
     def collect(self) -> Iterator[Metric]:
         worker = self._worker
         totals = worker.core.counters() if worker else dict.fromkeys(COUNTERS, 0)
@@ -120,10 +111,28 @@ class WorkerMetrics(Collector):
                 "Wall time in checkpoints.",
                 worker.checkpoints.totals.seconds if worker else 0,
             ),
+            "fleetwatch_checkpoints_lost": (
+                "Checkpoints that failed; their work was done again.",
+                worker.checkpoints.totals.lost if worker else 0,
+            ),
+            "fleetwatch_recoveries": (
+                "Times that the worker went on from its last checkpoint.",
+                worker.recoveries if worker else 0,
+            ),
+            "fleetwatch_restored_records": (
+                "Changelog records read to restore state.",
+                worker.changelog.restored if worker else 0,
+            ),
             "fleetwatch_state_rows": ("Changelog rows written.", worker.checkpoints.totals.rows if worker else 0),
         }
         for name, (text, value) in figures.items():
             yield CounterMetricFamily(name, text, value=value)
+        done, total = (worker.changelog.done, worker.changelog.total) if worker else (0, 0)
+        yield GaugeMetricFamily(
+            "fleetwatch_restore_ratio",
+            "Share of the restore under way that is done; 1 = none is.",
+            value=done / total if total else 1.0,
+        )
         cpu_s = time.process_time()
         yield GaugeMetricFamily(
             "fleetwatch_cpu_ns_per_sample",

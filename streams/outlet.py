@@ -120,7 +120,11 @@ class Outlet:
             raise UndeliveredError(self.failure.str())
 
     def poll(self, timeout_s: float = 0.0) -> None:
-        self.producer.poll(timeout_s)
+        """Serve delivery reports. A broken producer says so here, too: remembered like a failed delivery."""
+        try:
+            self.producer.poll(timeout_s)
+        except KafkaException as exc:
+            self.failure = self.failure or exc.args[0]
 
     def hand_over(self, topic: str, messages: list[Message]) -> None:
         """Give records to librdkafka, waiting while its queue is full.
@@ -135,9 +139,10 @@ class Outlet:
             for message in waiting:
                 error: KafkaError = message.pop("_error")
                 if error.code() != KafkaError._QUEUE_FULL:  # noqa: SLF001
-                    raise UndeliveredError(f"a record of {len(message['value'])} bytes for {topic}: {error.str()}")
+                    size = len(message["value"])
+                    raise UndeliveredError(f"a record of {size} bytes for {topic}: {error.str()}")
             self.check()
-            self.producer.poll(0.05)
+            self.poll(0.05)
 
     def hand_over_one(
         self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], partition: int
@@ -149,7 +154,7 @@ class Outlet:
                 return
             except BufferError:
                 self.check()
-                self.producer.poll(0.05)
+                self.poll(0.05)
 
     def flush(self, patience: Patience) -> None:
         """Wait until all that was handed over is acknowledged.
@@ -190,6 +195,7 @@ class Outlet:
 
     def verdict(self, error: KafkaError) -> KafkaError:
         """What is wrong with the producer, of which `error` may be but a consequence."""
+        error = self.failure or error
         try:
             self.producer.begin_transaction()
         except KafkaException as exc:
@@ -200,4 +206,3 @@ class Outlet:
     def discard(self) -> None:
         """Forget what waits to be sent; the outlet is not used after this."""
         self.producer.purge(in_queue=True, in_flight=True, blocking=False)
-        self.producer.poll(0)

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from streams.changelog import Changelog, Wanted
-from streams.checkpoint import Checkpointer, CheckpointError, Loss, loss_of
+from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
 from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import Ownership, Parked, TopicPart
@@ -36,6 +36,8 @@ EXIT_SOFTWARE = 70
 LOST_MAX = 6
 #: Events that do not begin where they should, in a row: reading does not go on by itself.
 MISPLACED_MAX = 50
+#: A restore or a rebalance shorter than this does not take readiness away.
+READY_GRACE_S = 10.0
 #: (which clock, seconds from it to the alert)
 LatencyObserver = Callable[[str, float], None]
 
@@ -64,14 +66,14 @@ class Worker:
         self._lock = asyncio.Lock()
         self._consumer: Any = None
         self._assigned: set[TopicPart] = set()
-        self._accepting = False
+        self._accepting, self._paused_at = False, time.monotonic()
         self._lost = self._misplaced = 0
         self.newest_ts_ms: dict[TopicPart, int] = {}
         self.restored = False
         self.rebalances = self.recoveries = 0
         self.batches = self.records = self.alerts = 0
         self._finished = 0
-        self.progress_at = time.monotonic()
+        self._moved_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
         self.batch_size: Callable[[int], None] = lambda records: None
 
@@ -86,6 +88,25 @@ class Worker:
         started = time.monotonic()
         warm_up(self.settings)
         log.info("kernels ready in %.1f s", time.monotonic() - started)
+
+    @property
+    def holding(self) -> dict[TopicPart, int] | None:
+        """Next offset of each partition that is worked on; None = none until the next rebalance."""
+        return dict(self.owned.applied) if self._accepting else None
+
+    @property
+    def progress_at(self) -> float:
+        """When something last moved: a batch, a checkpoint, a portion of a restore; monotonic clock, s."""
+        return max(self._moved_at, self.changelog.moved_at)
+
+    @property
+    def ready(self) -> bool:
+        """Its partitions are restored and worked on, or were so less than READY_GRACE_S ago."""
+        return self.restored and (self._accepting or time.monotonic() - self._paused_at < READY_GRACE_S)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting, self._paused_at = False, time.monotonic()
 
     @property
     def applied(self) -> Mapping[TopicPart, int]:
@@ -127,7 +148,7 @@ class Worker:
         self.batch_size(batch.count)
         self.alerts += len(effects.alerts)
         self.newest_ts_ms[batch.topic, batch.partition] = batch.max_ts_ms
-        self.progress_at = time.monotonic()
+        self._moved_at = time.monotonic()
 
     async def _reread(self, at: TopicPart, found: int, expected: int) -> None:
         """An event from elsewhere: fetched before a seek, or what lies between was lost on its way."""
@@ -162,6 +183,7 @@ class Worker:
                 return False
             if done:
                 self._finished, self._lost = published, 0
+                self._moved_at = time.monotonic()
             self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
             return done
 
@@ -170,11 +192,8 @@ class Worker:
         results = self.publisher.results
         if not results.transactional:
             raise exc
-        if isinstance(exc, UndeliveredError):
-            return CheckpointError(Loss.TRANSACTION, str(exc))
-        error = results.verdict(exc.args[0])
-        age_s = time.monotonic() - results.opened_at
-        return CheckpointError(loss_of(error, age_s, self.settings.processing.transaction_timeout_s), error.str())
+        error = exc.args[0] if isinstance(exc, KafkaException) else KafkaError(KafkaError._FAIL, str(exc))
+        return outlet_error(results, error, self.settings.processing.transaction_timeout_s)
 
     async def _redo(self, exc: KafkaException | UndeliveredError) -> None:
         async with self._lock:
@@ -187,7 +206,7 @@ class Worker:
         ------
         CheckpointError : another process has our name, or the same thing happened too often.
         """
-        self._accepting = False
+        self._pause()
         self._lost += 1
         self.recoveries += 1
         if error.loss is Loss.FENCED or self._lost > LOST_MAX:
@@ -224,7 +243,7 @@ class Worker:
         TopicError : an input topic has more partitions than it should.
         """
         async with self._lock:
-            self._accepting = False
+            self._pause()
             self._consumer = consumer
             self.owned.membership, self._assigned = consumer.holding()
             self._refuse_growth(self._assigned)
@@ -236,7 +255,7 @@ class Worker:
             self._accepting = True
             self.rebalances += 1
             self.restored = True
-            self.progress_at = time.monotonic()
+            self._moved_at = time.monotonic()
 
     def _refuse_growth(self, assigned: Iterable[TopicPart]) -> None:
         n = self.settings.topics.partitions

@@ -80,6 +80,8 @@ def properties(index: int, ports: tuple[Ports, ...], data: Path) -> dict[str, st
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": "1",
+        # what a dead worker's transaction holds back is let go within a second of its timeout, not within ten
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         # groups: no waiting for members who do not come, and short sessions allowed, for tests of failures
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
