@@ -113,7 +113,7 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
         "replayer": (
             read_schemas,
             schema_group,
-            Grant("group", f"{group}-dlq", "READ", "Who reads dead letters.", prefixed=True),
+            Grant("group", f"{group}-spectator", "DESCRIBE", "Who reads dead letters; joins no group."),
         ),
     }
     return {role: (*_topic_grants(specs, role), *own[role]) for role in ROLES}
