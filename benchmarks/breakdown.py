@@ -13,15 +13,14 @@ from benchmarks import cluster, process, stages
 from benchmarks.job import Variant
 from benchmarks.throughput import Run, drain
 
-#: Longer than a drain takes; the CPU of such a run is read before its first commit.
-RARE_COMMIT_MS = 60_000
+#: No commit before the drain is over, when the CPU is read; the one transaction must last as long.
+RARE_COMMITS = {"commit_interval_ms": 60_000, "commit_records_max": 1_000_000_000, "transaction_timeout_s": 300}
 
 
-def _run(bootstrap: str, folder: Path, variant: Variant, messages: int, name: str, changed: dict[str, Any]) -> Run:
+def _run(bootstrap: str, folder: Path, variant: Variant, messages: int, name: str, changes: process.Changes) -> Run:
     """One drain with some settings changed."""
-    wanted = process.sections(bootstrap, variant, f"bench.{variant.name}", f"{variant.name}-{name}")
-    for section, values in changed.items():
-        wanted[section] = wanted[section] | values
+    prefix, group = f"bench.{variant.name}", f"{variant.name}-{name}"
+    wanted = process.sections(bootstrap, variant, prefix, group, changes)
     config = folder / f"{variant.name}-{name}.yaml"
     settings = process.write_settings(config, wanted)
     cluster.fresh_topics(settings, keep_input=True)
@@ -34,17 +33,10 @@ def _run(bootstrap: str, folder: Path, variant: Variant, messages: int, name: st
 
 def measure(bootstrap: str, folder: Path, variant: Variant, messages: int) -> dict[str, Any]:
     """ns a message of each part; a difference of two noisy runs may come out below zero."""
-    silent = {"outputs": {"features": False}, "alerts": {"open_surprise": 300.0}}
+    silent: process.Changes = {"outputs": {"features": False}, "alerts": {"open_surprise": 300.0}}
     whole = _run(bootstrap, folder, variant, messages, "whole", {})
     quiet = _run(bootstrap, folder, variant, messages, "no-results", silent)
-    rare = _run(
-        bootstrap,
-        folder,
-        variant,
-        messages,
-        "no-checkpoint",
-        {"processing": {"commit_interval_ms": RARE_COMMIT_MS}},
-    )
+    rare = _run(bootstrap, folder, variant, messages, "no-checkpoint", {"processing": RARE_COMMITS})
     fetch = _run(bootstrap, folder, variant, messages, "fetch-only", {})
     unchecked = _run(bootstrap, folder, variant, messages, "fetch-no-crc", {"processing": {"check_crcs": False}})
     core = stages.measure(variant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
@@ -37,8 +38,8 @@ def fresh_topics(settings: Settings, *, keep_input: bool) -> None:
     ensure(settings)
 
 
-def read_all(settings: Settings, topic: str) -> list[Message]:
-    """Every record of a topic up to its end as of now."""
+def records(settings: Settings, topic: str) -> Iterator[Message]:
+    """Every committed record of a topic up to its end as of now."""
     consumer = clients.consumer(
         settings,
         "benchmark-check",
@@ -47,20 +48,24 @@ def read_all(settings: Settings, topic: str) -> list[Message]:
         queued_min_messages=100_000,
     )
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
-    left, found = set(range(PARTITIONS)), []
+    left = set(range(PARTITIONS))
     try:
         while left:
             for message in consumer.consume(10_000, 1.0):
                 error = message.error()
                 if error is None:
-                    found.append(message)
+                    yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition())
                 else:
                     raise KafkaException(error)
     finally:
         consumer.close()
-    return found
+
+
+def read_all(settings: Settings, topic: str) -> list[Message]:
+    """`records`, all at once."""
+    return list(records(settings, topic))
 
 
 def committed(settings: Settings, topic: str) -> int:

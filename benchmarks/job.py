@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +108,12 @@ class Writer:
         total: int,
         rate: float = 0.0,
         each: Callable[[int], None] | None = None,
+        first_round: int = 0,
     ) -> float:
         """Write `total` frames and wait for their acknowledgement; returns the seconds.
 
-        rate : frames a second, 0 = as fast as it goes. each : called with the frames sent so far.
+        rate : frames a second, 0 = as fast as it goes. each : called after each round with the frames sent so far.
+        first_round : where an earlier call left off.
 
         Raises
         ------
@@ -118,8 +121,11 @@ class Writer:
         """
         sink = KafkaSink(settings, reports="failures", **({"linger_ms": 5} if rate else {}))
         chunks = self._chunks(max(64, int(rate / 100)) if rate else CHUNK_FRAMES)
+        count = first_round + -(-total // self.devices)
+        drawn = islice(enumerate(rounds(self.variant, self.devices, count)), first_round, None)
+        first = next(drawn)
         started, sent = time.perf_counter(), 0
-        for r, values in enumerate(rounds(self.variant, self.devices, -(-total // self.devices))):
+        for r, values in chain([first], drawn):
             matrix = self._encoder.encode(r, T0_US + r * ROUND_US, values.reshape(self.devices, -1))
             width = matrix.shape[1]
             for partition, members, records in chunks:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,11 +26,19 @@ Z = 6.0
 START_S = 120.0
 _URL = re.compile(r"worker: (http\S+)")
 _TOTAL = re.compile(r"^fleetwatch_(\w+)_total (\S+)", re.MULTILINE)
+_DEVICES = re.compile(r"^fleetwatch_devices\{[^}]*\} (\S+)", re.MULTILINE)
+_OWNED = re.compile(r"^fleetwatch_lag_records\{([^}]*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+#: Sections of the settings, and what is changed in each.
+Changes = Mapping[str, Mapping[str, Any]]
 
 
-def sections(bootstrap: str, variant: Variant, prefix: str, group: str) -> dict[str, Any]:
-    """The job's settings for the worker."""
-    return {
+def sections(
+    bootstrap: str, variant: Variant, prefix: str, group: str, changes: Changes | None = None
+) -> dict[str, Any]:
+    """The job's settings for the worker, with `changes` made to them."""
+    wanted: dict[str, Any] = {
         "kafka": {"bootstrap": bootstrap},
         "topics": {"prefix": prefix, "partitions": PARTITIONS},
         "processing": {
@@ -50,6 +58,9 @@ def sections(bootstrap: str, variant: Variant, prefix: str, group: str) -> dict[
         "outputs": {"scores": False},
         "service": {"log_level": "WARNING"},
     }
+    for section, values in (changes or {}).items():
+        wanted[section] = wanted[section] | values
+    return wanted
 
 
 def write_settings(path: Path, wanted: dict[str, Any]) -> Settings:
@@ -88,6 +99,29 @@ class Process:
     def rss_bytes(self) -> int:
         return int(self._process.memory_info().rss)
 
+    def kill(self) -> None:
+        """SIGKILL, at this moment."""
+        self._popen.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self._popen.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._popen.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL; nothing if it has ended."""
+        if self._popen.poll() is not None:
+            return
+        self._popen.send_signal(signal.SIGTERM)
+        try:
+            self._popen.wait(30)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait(10)
+
     def wait(self, timeout_s: float) -> None:
         """Return when it has ended by itself, well.
 
@@ -104,12 +138,7 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._popen.send_signal(signal.SIGTERM)
-        try:
-            self._popen.wait(30)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait(10)
+        self.stop()
 
 
 class WorkerProcess(Process):
@@ -136,6 +165,29 @@ class WorkerProcess(Process):
     def totals(self) -> dict[str, float]:
         """The worker's counters without a label, by their short names; empty while it starts."""
         return {name: float(value) for name, value in _TOTAL.findall(self._page() or "")}
+
+    def devices(self) -> int:
+        """Devices held, of all classes; 0 while it starts."""
+        return sum(int(float(value)) for value in _DEVICES.findall(self._page() or ""))
+
+    def owned(self) -> set[tuple[str, int]]:
+        """(topic, partition) of the inputs that it works on now; empty while it starts."""
+        labels = [dict(_LABEL.findall(text)) for text in _OWNED.findall(self._page() or "")]
+        return {(found["topic"], int(found["partition"])) for found in labels}
+
+    def wait_owned(self, count: int, timeout_s: float = START_S) -> None:
+        """Return once it works on so many input partitions.
+
+        Raises
+        ------
+        RuntimeError : it ended. TimeoutError : it took longer.
+        """
+        end = time.monotonic() + timeout_s
+        while len(owned := self.owned()) != count:
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"the worker has {len(owned)} partitions, not {count}, after {timeout_s:.0f} s")
+            time.sleep(0.1)
 
     def frames(self) -> int:
         """Frames accepted so far; 0 while it starts."""

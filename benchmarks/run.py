@@ -14,11 +14,12 @@ from typing import Any
 
 import click
 
-from benchmarks import breakdown, faust_peer, latency, report, scale, throughput
+from benchmarks import breakdown, failover, faust_peer, latency, report, restore, scale, throughput
 from benchmarks.job import FRAMES, SINGLE
 from fleetwatch.kafka.cluster import EmbeddedKafka
 
-PARTS = ("frames", "single", "faust", "scale", "latency")
+PARTS = ("frames", "single", "faust", "scale", "latency", "restore", "failover")
+VERIFIED = ("frames", "single", "faust_table", "faust_take", "restore")
 HERE = Path(__file__).parent
 SIZES = (10_000, 100_000, 1_000_000)
 #: Fewer frames than this close no window and end before the first look.
@@ -49,6 +50,17 @@ def _latency(bootstrap: str, folder: Path, messages: int, runs: int) -> dict[str
     return latency.repeated(bootstrap, folder, most / 2, runs) | {"capacity": most}
 
 
+def _state(bootstrap: str, folder: Path, chosen: tuple[str, ...], runs: int) -> dict[str, Any]:
+    """`restore` and `failover`, which share a fleet's state."""
+    found: dict[str, Any] = {}
+    fleet = restore.prepare(bootstrap, folder)
+    if "restore" in chosen:
+        found["restore"] = restore.measure(fleet, runs)
+    if "failover" in chosen:
+        found["failover"] = failover.measure(fleet, runs)
+    return found
+
+
 def _scale() -> dict[str, Any]:
     found = {}
     for devices in SIZES:
@@ -68,6 +80,8 @@ def _with_kafka(folder: Path, chosen: tuple[str, ...], messages: int, runs: int)
             found |= faust_peer.measure(bootstrap, folder, faust_peer.MESSAGES)
         if "latency" in chosen:
             found["latency_ms"] = _latency(bootstrap, folder, messages, runs)
+        if {"restore", "failover"} & set(chosen):
+            found |= _state(bootstrap, folder, chosen, runs)
         return found
     finally:
         kafka.stop()
@@ -75,9 +89,7 @@ def _with_kafka(folder: Path, chosen: tuple[str, ...], messages: int, runs: int)
 
 def _summary(results: dict[str, Any]) -> None:
     """Adds what follows from the parts' figures."""
-    checked = [
-        results[part]["verified"] for part in ("frames", "single", "faust_table", "faust_take") if part in results
-    ]
+    checked = [results[part]["verified"] for part in VERIFIED if part in results]
     results["verified"] = bool(checked) and all(checked)
     if sizes := results.get("devices"):
         results["bytes_per_device"] = max(figures["bytes_per_device"] for figures in sizes.values())
@@ -95,7 +107,7 @@ def _summary(results: dict[str, Any]) -> None:
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Of each variant and of the latency; the median counts.",
+    help="Of each variant and guarantee, of each latency, restore and failover; the median counts.",
 )
 @click.option("--only", callback=_parts, default=",".join(PARTS), show_default=True, help="Parts, comma-separated.")
 @click.option(
@@ -120,7 +132,7 @@ def main(messages: int, runs: int, only: tuple[str, ...], out: Path) -> None:
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(report.markdown(results), encoding="utf-8")
     print("\n" + report.markdown(results))
-    checked = set(only) & {"frames", "single", "faust"}
+    checked = set(only) & {"frames", "single", "faust", "restore"}
     sys.exit(0 if results["verified"] or not checked else "an output was wrong, or could not be verified")
 
 
