@@ -69,7 +69,7 @@ ID_BYTES[[ord(c) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 
 
 # Row 0 of a class table, and a writer's row: its header's word, the number of steps, the steps.
-N_CLASSES, N_SINGLE, N_FRAMED = range(3)
+N_CLASSES, N_SINGLE, N_FRAMED, FRAMED = range(4)
 W_WORD, W_STEPS, W_PLAN = range(3)
 _WIDTH = W_PLAN + STEPS_MAX
 _KIND_MASK = (1 << ARGUMENT) - 1
@@ -79,7 +79,8 @@ class ClassTable:
     """The catalogue entries that frames may name and the schemas that they may be written with, for the decoder.
 
     keys : the entries in class order (``vehicle.ev/1``).
-    array : int64 (1 + n + m, _WIDTH): row 0 = [n, m of single-object headers, m of Confluent headers];
+    framed : headers of the Confluent wire format are looked up; without it they are no headers.
+    array : int64 (1 + n + m, _WIDTH): row 0 = [n, m of single-object headers, m of Confluent headers, framed];
         row 1+c = [length, signals, 8 words of name]; row 1+n+w = a writer's word and plan.
     """
 
@@ -88,7 +89,10 @@ class ClassTable:
         catalogs: CatalogSet,
         keys: tuple[str, ...] | None = None,
         writers: Mapping[bytes, tuple[int, ...]] | None = None,
+        *,
+        framed: bool = False,
     ) -> None:
+        self._framed = framed
         self.keys = tuple(sorted(catalogs)) if keys is None else keys
         self._classes = np.zeros((len(self.keys), _WIDTH), np.int64)
         for c, key in enumerate(self.keys):
@@ -111,7 +115,7 @@ class ClassTable:
             single = header[:2] == schemas.SINGLE_OBJECT_MARKER
             word = int.from_bytes(header[2:10] if single else header[1:5], "little", signed=single)
             rows[single].append([word, len(plan), *plan, *[0] * (STEPS_MAX - len(plan))])
-        head = [len(self.keys), len(rows[True]), len(rows[False])]
+        head = [len(self.keys), len(rows[True]), len(rows[False]), int(self._framed)]
         table = [[*head, *[0] * (_WIDTH - len(head))]]
         self.array = np.vstack([np.array(table, np.int64), self._classes])
         if writers:
@@ -198,7 +202,7 @@ def _writer_of(p: int, length: int, classes: NDArray[np.int64]) -> tuple[int, in
                 return w, 10
         return -_UNKNOWN_FINGERPRINT, 0
     framed = classes[0, N_FRAMED]
-    if framed > 0 and length >= 5 and load_u8(p) == 0x00:
+    if classes[0, FRAMED] and length >= 5 and load_u8(p) == 0x00:
         word = np.int64(load_u32(p + 1))
         for w in range(first + singles, first + singles + framed):
             if classes[w, W_WORD] == word:

@@ -137,13 +137,18 @@ class Learner:
     A schema is announced, and that acknowledged, before the first message is written with it. So a header that no
     source knows *after* its message was fetched was not announced, and its message may be refused. A flood of
     unknown headers costs at most QUESTIONS_PER_S questions in the long run; what it hides can be replayed from the
-    dead letters.
+    dead letters. framed : there is a registry, so messages may have the Confluent wire format.
     """
 
     def __init__(
-        self, book: SchemaBook, sources: Sequence[Source], clock: Callable[[], float] = time.monotonic
+        self,
+        book: SchemaBook,
+        sources: Sequence[Source],
+        *,
+        framed: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.book, self._sources, self._clock = book, sources, clock
+        self.book, self.framed, self._sources, self._clock = book, framed, sources, clock
         self._questions, self._asked_s = float(QUESTIONS_BURST), clock()
         self._refused: set[bytes] = set()
 

@@ -20,4 +20,4 @@ def learner(settings: Settings) -> Learner:
         sources.append(AnnouncedSchemas(settings))
     if settings.schemas.registry_url:
         sources.append(RegistrySchemas(settings.schemas))
-    return Learner(SchemaBook(settings.schemas.accept), sources)
+    return Learner(SchemaBook(settings.schemas.accept), sources, framed=bool(settings.schemas.registry_url))

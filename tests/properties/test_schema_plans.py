@@ -39,8 +39,8 @@ RECORD = {
 }
 
 
-def scan(values: list[bytes], book: SchemaBook) -> tuple[np.ndarray, list[Reason], bytes]:
-    classes = ClassTable(CATALOGS, writers=book.frames())
+def scan(values: list[bytes], book: SchemaBook, *, framed: bool = True) -> tuple[np.ndarray, list[Reason], bytes]:
+    classes = ClassTable(CATALOGS, writers=book.frames(), framed=framed)
     joined = b"".join(values)
     lengths = np.array([len(v) for v in values], np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
@@ -122,7 +122,8 @@ def test_a_schema_is_read_only_once_it_is_accepted():
     schema = with_fields([BOOT_ID])
     value = write(schema, RECORD | {"boot_id": 9})
     framed = write(schema, RECORD | {"boot_id": 9}, registry.header(3))
-    assert scan([value, framed], SchemaBook())[1] == [Reason.UNKNOWN_FINGERPRINT, Reason.BAD_HEADER]
+    assert scan([value, framed], SchemaBook())[1] == [Reason.UNKNOWN_FINGERPRINT] * 2
+    assert scan([framed], SchemaBook(), framed=False)[1] == [Reason.BAD_HEADER]
     with pytest.raises(codec.RefusedError) as refused:
         codec.decode("frame", value)
     assert refused.value.reason is Reason.UNKNOWN_FINGERPRINT

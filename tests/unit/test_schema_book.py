@@ -95,7 +95,7 @@ def test_decodes_by_the_header():
 def test_learns_what_a_source_tells_and_asks_no_more_than_it_may():
     now = [100.0]
     channel = Channel(told(NEXT))
-    learn = Learner(SchemaBook(), [channel], lambda: now[0])
+    learn = Learner(SchemaBook(), [channel], clock=lambda: now[0])
     plans = learn()
     assert plans is not None
     assert header_of(NEXT) in plans
