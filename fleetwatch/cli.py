@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("producers.cli:replay", "Replay recordings (CSV, Parquet, NPZ) as telemetry."),
     "load": ("producers.cli:load", "Write pre-encoded frames at full speed, for benchmarks."),
     "alerts": ("fleetwatch.alerts_cli:alerts", "Subscribe to the alerts."),
+    "dlq": ("fleetwatch.dlq_cli:dlq", "Look at refused records (dead letters), and send them again."),
     "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
     "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
     "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
