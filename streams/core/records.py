@@ -180,7 +180,8 @@ def attempts(part: Part, offsets: list[int]) -> list[int]:
     return [_attempt(copy_bytes(at, n)) if n > 1 else 0 for at, n in found.tolist()]
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """An int in Kafka's zigzag encoding and where it ends; of bytes that are none, some int and some end."""
     value = shift = 0
     while at < len(data) and shift < 35:
         value |= (data[at] & 0x7F) << shift
@@ -192,12 +193,12 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _attempt(headers: bytes) -> int:
     """The last `x-attempt` among the first headers of a record; whatever is wrong with them, it is not raised."""
-    count, at = _varint(headers, 0)
+    count, at = read_varint(headers, 0)
     attempt = 0
     for _ in range(min(count, HEADERS_MAX)):
-        size, at = _varint(headers, at)
+        size, at = read_varint(headers, at)
         name, at = headers[at : at + max(size, 0)], at + max(size, 0)
-        size, at = _varint(headers, at)
+        size, at = read_varint(headers, at)
         value, at = headers[at : at + max(size, 0)], at + max(size, 0)
         if name == ATTEMPT_HEADER and len(value) <= 4 and value.isdigit():
             attempt = int(value)

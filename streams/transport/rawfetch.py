@@ -18,10 +18,8 @@ from typing import Any
 
 import google_crc32c
 from aiokafka.consumer import fetcher
-from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.default_records import DefaultRecordBatch
 
-from streams.core.records import Part
+from streams.core.records import Part, read_varint
 from streams.transport.decompress import BATCH_BYTES_MAX, UnreadableBatchError, decompress
 from telemetry.reasons import Reason
 
@@ -69,6 +67,14 @@ class RawBatches:
     parts: list[Part] = field(default_factory=list)
 
 
+def _is_abort(batch: memoryview) -> bool:
+    """Whether a control batch's record is an abort marker: of its key, the version comes first, then type 0."""
+    at = read_varint(batch, HEADER.size)[1] + 1  # past the length and the attributes
+    for _ in range(3):  # timestamp, offset, the key's length
+        at = read_varint(batch, at)[1]
+    return bytes(batch[at + 2 : at + 4]) == b"\0\0"
+
+
 class _Transactions:
     """Which producers' batches belong to aborted transactions, as the response's list and its markers say."""
 
@@ -82,8 +88,7 @@ class _Transactions:
         while self._waiting and self._waiting[0][1] <= base_offset:
             self._pids.add(self._waiting.pop(0)[0])
         if attributes & _CONTROL:
-            record = next(DefaultRecordBatch(batch))
-            if ControlRecord.parse(record.key) == ABORT_MARKER:
+            if _is_abort(batch):
                 self._pids.discard(pid)
             return False
         return bool(attributes & _TRANSACTIONAL) and pid in self._pids
