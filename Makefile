@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test demo bench lock clean help
+.PHONY: setup check test demo bench chaos lock clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,14 @@ demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1
 
 bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
 	$(BIN)/python -m benchmarks.run
+
+SEED ?= 1
+KILLS ?= 100
+BROKER_KILLS ?= 20
+
+chaos: setup ## Break 3 brokers and 3 workers at random, compare all results (SEED=, KILLS=, BROKER_KILLS=; an hour).
+	$(BIN)/python -m tests.chaos run --seed $(SEED) --kills $(KILLS) --broker-kills $(BROKER_KILLS) \
+	  --report docs/reliability.md
 
 lock: ## Make requirements/dev.lock anew from pyproject.toml (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

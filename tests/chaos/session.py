@@ -192,10 +192,10 @@ class Session:
         ------
         RuntimeError : they do not.
         """
-        recovery = self.watch.expect({at: max(1, n) for at, n in self.sender.acked().items()})
-        while not self.sender.acked():
+        inputs = len(self.names.inputs) * PARTITIONS
+        while len(self.sender.acked()) < inputs and not self.sender.problems:
             time.sleep(0.1)
-        recovery.baseline.update(self.sender.acked())
+        recovery = self.watch.expect(self.sender.acked())
         if not self._wait(recovery, RECOVERY_TIMEOUT_S):
             raise RuntimeError(f"the workers do not commit anything; see their logs in {self.folder}")
         self.say(f"the group works ({self.watch.total} records committed)")

@@ -31,8 +31,8 @@ class WorkerEnd:
 
     @property
     def ours(self) -> bool:
-        """We ended it, and it ended as it should."""
-        return (self.cause, self.code) in {("killed", -signal.SIGKILL), ("told", 0)}
+        """We ended it, and it ended as it should; SIGTERM ends a process that has only just begun by itself."""
+        return (self.cause, self.code) in {("killed", -signal.SIGKILL), ("told", 0), ("told", -signal.SIGTERM)}
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Workers:
                 slot.process.kill()
                 code = slot.process.wait(10)
                 problems.append(f"{slot.name} did not end within {TERM_PATIENCE_S:.0f} s of SIGTERM")
-            if code not in (0, -signal.SIGKILL):
+            if code not in (0, -signal.SIGKILL, -signal.SIGTERM):
                 problems.append(f"{slot.name} ended with {code} after SIGTERM: {last_error(slot.log)}")
             slot.process = None
         return problems
