@@ -1,6 +1,7 @@
 """The benchmark's own arithmetic: shares of a failover, the overhead of exactly once, what a worker's log tells."""
 
 import json
+import time
 
 import pytest
 
@@ -84,3 +85,21 @@ def test_report_names_the_overhead_and_its_goal():
     }
     text = report.markdown(results)
     assert "frames +5.2% (by pairs of runs +1.0% to +7.0%). Goal: under 10 %." in text
+
+
+def test_cpu_time_is_of_all_threads_and_finer_than_a_tick(tmp_path):
+    code = """if True:
+        import threading, time
+        def burn():
+            while time.thread_time() < 0.2: pass
+        threads = [threading.Thread(target=burn) for _ in range(2)]
+        [thread.start() for thread in threads]; [thread.join() for thread in threads]
+        print(time.process_time(), flush=True)
+        time.sleep(60)
+    """
+    with process.Process(["-c", code], tmp_path / "log") as child:
+        end = time.monotonic() + 60
+        while not (text := (tmp_path / "log").read_text().strip()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert float(text) >= 0.4
+        assert child.cpu_s() == pytest.approx(float(text), abs=0.05)
