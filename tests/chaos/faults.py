@@ -163,19 +163,14 @@ class Zombie(Fault):
 
 class WorkerTerm(Fault):
     name, doc, share = "worker-term", "SIGTERM to a worker, as a rolling update does; it must end with 0.", 10
-    patience_s = 30.0
 
     def inject(self) -> str:
-        self.slot = self.worker()
-        assert self.slot.process is not None
-        self.process = self.slot.process
-        self.world.workers.send(self.slot, signal.SIGTERM)
-        return self.slot.name
+        self.slot, began = self.worker(), time.monotonic()
+        self.code = self.world.workers.terminate(self.slot)
+        return f"{self.slot.name}, {time.monotonic() - began:.1f} s"
 
     def fired(self) -> str:
-        began = time.monotonic()
-        code = self.process.wait(self.patience_s)
-        return f"exit {code} after {time.monotonic() - began:.1f} s"
+        return f"exit {self.code}"
 
 
 class BrokerKill(Fault):
@@ -251,10 +246,7 @@ class RollingRestart(Fault):
             self.world.await_in_sync()
         for slot in self.world.workers.slots:
             if self.world.workers.await_living(slot):
-                process = slot.process
-                self.world.workers.send(slot, signal.SIGTERM)
-                assert process is not None
-                codes.append(process.wait(WorkerTerm.patience_s))
+                codes.append(self.world.workers.terminate(slot))
                 self.world.workers.await_living(slot)
                 time.sleep(self.rng.uniform(0, 8))
         self.codes = codes

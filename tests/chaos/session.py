@@ -294,7 +294,8 @@ class Session:
             self.outcome.problems.append(
                 f"{behind} records were not committed {DRAIN_TIMEOUT_S:.0f} s after the end"
             )
-        self.outcome.problems += self.world.workers.stop()
+        self.world.workers.stop()
+        self.outcome.problems += self.world.workers.problems
         self.outcome.ends = self.world.workers.ends
         self.outcome.problems += self.sender.problems
         self.outcome.seconds = time.monotonic() - self._began_s

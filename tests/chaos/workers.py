@@ -72,6 +72,7 @@ class Workers:
         self.slots = [Slot(name, prefix, at, folder / f"{name}.log") for name, prefix, at in places]
         self._lock = threading.RLock()
         self._keep_running = False
+        self.problems: list[str] = []
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
     def start(self) -> None:
@@ -123,6 +124,18 @@ class Workers:
             slot.process.send_signal(number)
             return True
 
+    def terminate(self, slot: Slot) -> int:
+        """SIGTERM, and wait for the end; a worker that does not heed it is a problem, and killed. The exit code."""
+        process = slot.process
+        if process is None or not self.send(slot, signal.SIGTERM):
+            return 0  # it had ended
+        try:
+            return process.wait(TERM_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.problems.append(f"{slot.name} did not end within {TERM_PATIENCE_S:.0f} s of SIGTERM")
+            self.send(slot, signal.SIGKILL)
+            return process.wait(10)
+
     def await_living(self, slot: Slot, timeout_s: float = 30.0) -> bool:
         end = time.monotonic() + timeout_s
         while not slot.alive and time.monotonic() < end:
@@ -133,12 +146,11 @@ class Workers:
     def ends(self) -> list[WorkerEnd]:
         return sorted((end for slot in self.slots for end in slot.ends), key=lambda end: end.at_s)
 
-    def stop(self) -> list[str]:
-        """SIGTERM to all, no restarts; returns what did not end as it should."""
+    def stop(self) -> None:
+        """SIGTERM to all, no restarts; what does not end as it should is a problem."""
         self._stop_supervising()
         for slot in self.slots:
             self.send(slot, signal.SIGTERM)
-        problems = []
         for slot in self.slots:
             if slot.process is None:
                 continue
@@ -147,11 +159,10 @@ class Workers:
             except subprocess.TimeoutExpired:
                 slot.process.kill()
                 code = slot.process.wait(10)
-                problems.append(f"{slot.name} did not end within {TERM_PATIENCE_S:.0f} s of SIGTERM")
+                self.problems.append(f"{slot.name} did not end within {TERM_PATIENCE_S:.0f} s of SIGTERM")
             if code not in (0, -signal.SIGKILL, -signal.SIGTERM):
-                problems.append(f"{slot.name} ended with {code} after SIGTERM: {last_error(slot.log)}")
+                self.problems.append(f"{slot.name} ended with {code} after SIGTERM: {last_error(slot.log)}")
             slot.process = None
-        return problems
 
     def _stop_supervising(self) -> None:
         self._keep_running = False
