@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test demo bench chaos lock clean help
+.PHONY: setup check test fuzz demo bench chaos lock clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ check: setup ## Lint, types, arrows between the packages.
 
 test: setup ## All tests (under 15 minutes on two cores).
 	$(BIN)/pytest
+
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 1
+
+fuzz: setup ## Fuzz the decoders (FUZZ_SECONDS=300, FUZZ_SEED=1); what is found is saved in .cache/fuzz/.
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 SECONDS ?= 90
 

@@ -35,6 +35,8 @@ _OLD_HEADER = struct.Struct(">qiIb")
 _OLD_CRC_FROM, _OLD_LENGTH_MIN = 16, 14
 _LENGTH_MIN = HEADER.size - _LENGTH_FROM
 
+#: No partition gets there: a larger base offset is damage, and it must not overflow.
+_OFFSET_MAX = 1 << 62
 #: A damaged batch is fetched so often before it is refused.
 READS = 4
 #: Once so much of a response is decompressed, the rest is left to the next.
@@ -120,7 +122,7 @@ class RawPartitionRecords:
         wanted = self.next_fetch_offset
         out = RawBatches(self._tp.topic, self._tp.partition, wanted, -1, -1, wanted, 0, len(data), 0)
         transactions = _Transactions(self._aborted)
-        pos, view, size, inflated = 0, memoryview(data), len(data), 0
+        pos, view, size, inflated, last = 0, memoryview(data), len(data), 0, -1
         while pos < size and inflated < _RESPONSE_BYTES:
             if size - pos < HEADER.size:
                 self._cut(out, view, pos)
@@ -137,6 +139,7 @@ class RawPartitionRecords:
                 magic != 2
                 or length < _LENGTH_MIN
                 or last_delta < 0
+                or not last < base < _OFFSET_MAX
                 or (self._check_crcs and google_crc32c.value(bytes(view[pos + _CRC_FROM : end])) != crc)
             ):
                 self._damaged(out, view[pos:])
