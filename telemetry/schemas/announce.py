@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from telemetry import clients, schemas
 from telemetry.errors import BrokerUnavailableError, DeliveryError, TopicError
 from telemetry.schemas.book import Told
+from telemetry.schemas.shapes import TEXT_BYTES_MAX
 from telemetry.settings import Settings
 from telemetry.topics import TopicSpec, ensure
 
@@ -23,6 +24,7 @@ KNOWN_TO_ALL = 1
 
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 _POLL_S = 0.2
+HEADER_BYTES = 10
 FLUSH_S = 30.0
 
 
@@ -115,13 +117,23 @@ class AnnouncedSchemas:
         return found
 
     def _told(self, message: Message) -> list[Told]:
-        key, value = message.key() or b"", message.value()
+        key, value = message.key() or b"", message.value() or b""
         try:
-            header, text = bytes.fromhex(key.decode("ascii")), (value or b"").decode("utf-8")
+            header, text = bytes.fromhex(key.decode("ascii")), value.decode("utf-8")
         except ValueError:  # not what we write: nobody's schema
             return []
-        origin = f"{self._at.topic}, offset {message.offset()}"
-        return [Told(header, text, origin)] if text and len(header) == 10 else []
+        if len(header) != HEADER_BYTES or not 0 < len(value) <= TEXT_BYTES_MAX:
+            return []
+        return [Told(header, text, f"{self._at.topic}, offset {message.offset()}")]
+
+
+def _is_of(told: Told) -> bool:
+    """Whether the text is the schema that the header names, and not somebody's mistake."""
+    try:
+        schema = schemas.parse(told.text, told.origin)
+    except schemas.SchemaRefusedError:
+        return False
+    return told.header == schemas.SINGLE_OBJECT_MARKER + schemas.rabin_of(schema)
 
 
 def announce(settings: Settings, wanted: Iterable[dict[str, Any]]) -> list[str]:
@@ -136,7 +148,8 @@ def announce(settings: Settings, wanted: Iterable[dict[str, Any]]) -> list[str]:
     source = AnnouncedSchemas(settings)
     try:
         for told in source.refresh():
-            missing.pop(told.header, None)
+            if _is_of(told):
+                missing.pop(told.header, None)
     finally:
         source.close()
     if not missing:

@@ -150,7 +150,7 @@ class Learner:
     ) -> None:
         self.book, self.framed, self._sources, self._clock = book, framed, sources, clock
         self._questions, self._asked_s = float(QUESTIONS_BURST), clock()
-        self._refused: set[bytes] = set()
+        self._refused: set[int] = set()  # hashes
 
     def __call__(self) -> Mapping[bytes, tuple[int, ...]] | None:
         """Ask; the plans of all frames' schemas if there is a new one, else None.
@@ -176,14 +176,14 @@ class Learner:
         return grown
 
     def _add(self, told: Told) -> bool:
-        if told.header in self._refused:
+        if hash(told) in self._refused:
             return False
         try:
             if not self.book.add(told.header, schemas.parse(told.text, told.origin), told.origin):
                 return False
         except SchemaRefusedError as exc:
             if len(self._refused) < WRITERS_MAX:
-                self._refused.add(told.header)
+                self._refused.add(hash(told))
                 log.warning("schema %s refused: %s", told.header.hex(), exc)
             return False
         log.info("schema %s accepted from %s", told.header.hex(), told.origin)
