@@ -231,6 +231,21 @@ def apply(ctx: click.Context, with_acls: bool, principals: tuple[tuple[str, str]
             _lists(tree, principals, dry_run=dry_run)
 
 
+@topics.command()
+@click.argument("role", type=click.Choice(list(acls.ROLES)))
+@click.pass_context
+def access(ctx: click.Context, role: str) -> None:
+    """Say whether this login may do the work of ROLE; exit code 77 and what is lacking if not.
+
+    \b
+    Example, before a worker is rolled out with a new login:
+      fleetwatch --config worker.yaml topics access worker
+    """
+    tree = load_settings(ctx)
+    acls.require(tree, role)
+    click.echo(f"this login may do the work of a {role} (transactions are not asked for: a worker's start tells)")
+
+
 @topics.command(name="list")
 @click.pass_context
 def list_(ctx: click.Context) -> None:

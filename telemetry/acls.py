@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -47,13 +47,14 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One permission. prefixed : `name` is how the resource's name begins, not the whole of it."""
+    """One permission. prefixed : `name` is how the resource's name begins; then `example` is one such name."""
 
     resource: Resource
     name: str
     operation: Operation
     why: str
     prefixed: bool = False
+    example: str = ""
 
     def binding(self, principal: str) -> AclBinding:
         """From any host: which hosts reach the brokers is the network's to say."""
@@ -83,7 +84,7 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
     """Every role's grants under the settings' names. READ and WRITE imply DESCRIBE, as Kafka has it."""
     prefix, group = settings.topics.prefix, settings.processing.group
     specs = topics(settings).all()
-    schemas = f"{prefix}.schemas"
+    schemas, any_topic = f"{prefix}.schemas", topics(settings).vehicle.name
     read_schemas = Grant("topic", schemas, "READ", "Schemas that producers write with.")
     schema_group = Grant("group", "fleetwatch.schemas", "DESCRIBE", "Who reads schemas; joins no group.")
     own: dict[str, tuple[Grant, ...]] = {
@@ -106,8 +107,8 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
             Grant("group", f"{group}-subscriber-", "READ", "Groups of programs of your own.", prefixed=True),
         ),
         "observer": (
-            Grant("topic", f"{prefix}.", "DESCRIBE", "Ends of partitions: rates and lag.", prefixed=True),
-            Grant("topic", f"{prefix}.", "DESCRIBE_CONFIGS", "Whether topics are as expected.", prefixed=True),
+            Grant("topic", f"{prefix}.", "DESCRIBE", "Ends of partitions: rates and lag.", True, any_topic),
+            Grant("topic", f"{prefix}.", "DESCRIBE_CONFIGS", "Whether topics are as expected.", True, any_topic),
             Grant("group", group, "DESCRIBE", "Committed offsets and members."),
         ),
         "replayer": (
@@ -184,6 +185,64 @@ def apply(settings: Settings, principals: Mapping[str, Sequence[str]]) -> Applie
             except KafkaException as exc:
                 raise _explained(exc, "change") from exc
     return found
+
+
+def lacking(settings: Settings, role: str) -> list[Grant]:
+    """What this login lacks of a role's grants on topics and groups, asked of the cluster itself.
+
+    Transactions are not asked for: Kafka tells of them only when one is begun. A topic that does not exist lacks
+    nothing: that is `telemetry.topics.ensure`'s to say.
+
+    Raises
+    ------
+    SettingsError, BrokerUnavailableError : as `telemetry.clients.cluster_metadata`, or no answer.
+    """
+    client = admin(settings)
+    cluster_metadata(client, settings)
+    grants = [grant for grant in roles(settings)[role] if grant.resource != "transactional id"]
+    names: dict[str, list[str]] = {"topic": [], "group": []}
+    for grant in grants:
+        names[grant.resource].append(grant.example or grant.name)
+    options: dict[str, Any] = {"include_authorized_operations": True, "request_timeout": _TIMEOUT_S}
+    topic_names, group_names = TopicCollection(sorted(set(names["topic"]))), sorted(set(names["group"]))
+    asked = {("topic", n): f for n, f in client.describe_topics(topic_names, **options).items()}
+    asked |= {("group", n): f for n, f in client.describe_consumer_groups(group_names, **options).items()}
+    allowed = {at: _allowed(future) for at, future in asked.items()}
+    return [
+        grant
+        for grant in grants
+        if (found := allowed[grant.resource, grant.example or grant.name]) is not None
+        and grant.operation not in found
+    ]
+
+
+def _allowed(future: Any) -> set[str] | None:
+    """The operations that a description says are allowed; None = there is no such resource."""
+    try:
+        return {operation.name for operation in future.result(_TIMEOUT_S).authorized_operations or ()}
+    except KafkaException as exc:
+        code = exc.args[0].code()
+        if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
+            return set()
+        if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise BrokerUnavailableError(f"asking what this login may do: {printable(exc.args[0].str())}") from exc
+
+
+def require(settings: Settings, role: str) -> None:
+    """Before a process begins its work: whether its login may do all of it.
+
+    Raises
+    ------
+    AccessError : names everything that is lacking. Else as `lacking`.
+    """
+    if missing := lacking(settings, role):
+        who = settings.kafka.sasl_username or settings.kafka.ssl_certificate or "this client"
+        what = ", ".join(f"{g.operation} {g.resource} {g.name}{'*' if g.prefixed else ''}" for g in missing)
+        raise AccessError(
+            f"{who} may not do the work of a {role}; lacking: {what}. An administrator runs `fleetwatch topics "
+            f"apply --acls --principal {role}=User:NAME`"
+        )
 
 
 def _described(client: AdminClient, principal: str) -> list[AclBinding]:

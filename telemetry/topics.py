@@ -153,11 +153,17 @@ def _hidden(settings: Settings, names: list[str], visible: set[str]) -> str | No
 
     Kafka shows a topic only to those who may do something with it: a producer sees no scores.
     """
-    if any({spec.name for spec in role_topics(settings, role)} <= visible for role in ("producer", "worker")):
+    lacking = [
+        [spec.name for spec in role_topics(settings, role) if spec.name not in visible]
+        for role in ("worker", "producer")
+    ]
+    if not visible:
+        lacking = [names]
+    if not (fewest := min(lacking, key=len)):
         return None
     who = settings.kafka.sasl_username or "this client"
     return (
-        f"{', '.join(names)}: missing, or hidden from {who}, who may not create topics either: an administrator "
+        f"{', '.join(fewest)}: missing, or hidden from {who}, who may not create topics either: an administrator "
         "makes them and says who may use them with `fleetwatch topics apply --acls`"
     )
 
@@ -189,7 +195,7 @@ def ensure(settings: Settings, specs: tuple[TopicSpec, ...] | None = None, *, cr
         raise TopicError("\n".join(problems))
     created, refused = _create(client, settings, missing)
     if refused:
-        seen = set(existing) | set(created) if specs is None else set()
+        seen = {spec.name for spec in wanted} - set(refused) if specs is None else set()
         if found := _hidden(settings, refused, seen):
             raise AccessError(found)
     return created

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
-from secure_kafka import SecureKafka, secure_kafka
+from secure_kafka import SecureKafka, grant, secure_kafka
 
 from fleetwatch.cli import cli
 from telemetry import acls, clients
@@ -54,6 +54,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     with secure_kafka(folder) as made:
         done = run(config_of(made, "admin", PREFIX, folder), "topics", "apply", "--acls", *PRINCIPALS)
         assert done.exit_code == 0, done.output
+        assert "allowed User:worker WRITE topic roles.state  # worker: " in done.output
+        grant(made.settings("admin", PREFIX), {role: [f"User:{role}"] for role in acls.ROLES})  # waits
         admin = made.settings("admin", PREFIX)
         client, schemas = clients.admin(admin), NewTopic(f"{PREFIX}.schemas", 1, 1)
         client.create_topics([schemas])[schemas.topic].result(20)
@@ -246,8 +248,8 @@ def test_one_missing_topic_of_the_role_is_not_passed_over(secure: SecureKafka, t
     admin = secure.settings("admin", prefix)
     specs = [spec for spec in topics(admin).all() if spec.name != f"{prefix}.state"]
     ensure(admin, tuple(specs))
-    acls.apply(admin, {"worker": ["User:worker"]})
-    with pytest.raises(AccessError, match=r"holey\.state"):
+    grant(admin, {"worker": ["User:worker"]})
+    with pytest.raises(AccessError, match=r"^holey\.state: missing, or hidden from worker"):
         ensure(secure.settings("worker", prefix))
 
 
@@ -265,11 +267,34 @@ def test_subscriber_and_observer_use_their_commands(secure: SecureKafka, tmp_pat
         assert f"{PREFIX}.alerts" in str(refused.exception)
 
 
+@pytest.mark.parametrize("user", acls.ROLES)
+def test_the_cluster_says_who_may_do_the_work_of_a_role(secure: SecureKafka, tmp_path: Path, user: str) -> None:
+    for role in acls.ROLES:
+        done = run(config_of(secure, user, PREFIX, tmp_path), "topics", "access", role)
+        if role == user:
+            assert done.exit_code == 0, done.exception
+        else:
+            assert isinstance(done.exception, AccessError), (user, role)
+            assert f"{user} may not do the work of a {role}; lacking: " in str(done.exception)
+
+
+def test_each_single_permission_that_is_lacking_is_named(secure: SecureKafka) -> None:
+    prefix = "single"
+    admin = secure.settings("admin", prefix)
+    ensure(admin)
+    left_out = ("group", prefix)
+    grant(admin, {"worker": ["User:worker"]}, left_out)
+    worker = secure.settings("worker", prefix)
+    assert [(g.resource, g.name, g.operation) for g in acls.lacking(worker, "worker")] == [(*left_out, "READ")]
+    grant(admin, {"worker": ["User:worker"]})
+    acls.require(worker, "worker")
+
+
 def test_top_is_observer_and_subscriber(secure: SecureKafka, tmp_path: Path) -> None:
     prefix = "top"
     admin = secure.settings("admin", prefix)
     ensure(admin)
-    acls.apply(admin, {"observer": ["User:observer"], "subscriber": ["User:observer"]})
+    grant(admin, {"observer": ["User:observer"], "subscriber": ["User:observer"]})
     page = run(config_of(secure, "observer", prefix, tmp_path), "top", "--once", "--interval", "0.2")
     assert page.exit_code == 0, page.output
     assert f"{prefix}.vehicle" in page.stdout

@@ -23,7 +23,7 @@ from confluent_kafka import KafkaException
 from fleetwatch.kafka import config, jvm, network, process
 from fleetwatch.kafka.cluster import new_cluster_id
 from fleetwatch.kafka.progress import silent
-from telemetry import clients
+from telemetry import acls, clients
 from telemetry import settings as settings_module
 from telemetry.settings import Settings
 
@@ -88,6 +88,21 @@ class SecureKafka:
             topics={"prefix": prefix, "partitions": 2},
             processing={"group": prefix},
         )
+
+
+def grant(admin: Settings, principals: dict[str, list[str]], without: tuple[str, str] | None = None) -> None:
+    """Give roles their permissions, and wait until the broker goes by them.
+
+    without : a (resource, name) that is left out.
+    """
+    wanted = {b for _, g, b in acls.bindings(admin, principals) if (g.resource, g.name) != without}
+    client = clients.admin(admin)
+    for future in client.create_acls(list(wanted)).values():
+        future.result(20)
+    end = time.monotonic() + 20
+    while wanted & set(acls.compare(admin, principals, client).created):
+        assert time.monotonic() < end, "the permissions are not in force after 20 s"
+        time.sleep(0.05)
 
 
 def _properties(folder: Path, ports: dict[str, int], broker: pki.Pair, authority: Path, own: str) -> dict[str, str]:
