@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from telemetry.alerts import Alert
 from telemetry.reasons import TEXT, Reason
+from telemetry.schemas import SINGLE_OBJECT_MARKER
 
 
 class Message(TypedDict):
@@ -76,6 +77,8 @@ class DeadLetter:
             "x-attempt": str(self.attempt),
             "x-time": datetime.fromtimestamp(self.time_us / 1e6, UTC).isoformat(timespec="milliseconds"),
         }
+        if self.value is not None and self.value[:2] == SINGLE_OBJECT_MARKER and self.last_offset < 0:
+            pairs["x-schema-fp"] = self.value[2:10].hex()
         if self.last_offset >= 0:
             pairs["x-last-offset"] = str(self.last_offset)
         if self.value_length > len(self.value or b""):

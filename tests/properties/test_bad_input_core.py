@@ -251,6 +251,18 @@ def test_what_is_too_long_for_a_message_is_cut_and_says_so():
     assert dict(whole.headers("w"))["x-time"] == b"2025-10-09T09:03:20.000+00:00"
 
 
+def test_the_schema_that_a_record_names_is_in_its_headers():
+    fingerprint = next(case for case in CASES if case.name == "fingerprint of another schema").records[0][1][2:10]
+    for value, wanted in (
+        (b"\xc3\x01" + fingerprint + b"...", fingerprint.hex().encode()),
+        (b"\xc3\x01\x07", b"07"),
+        (b"junk", None),
+        (None, None),
+    ):
+        letter = DeadLetter("t", 0, 5, Reason.UNKNOWN_FINGERPRINT, b"k", value)
+        assert dict(letter.headers("w")).get("x-schema-fp") == wanted
+
+
 def test_more_devices_than_allowed_are_refused_and_those_held_go_on(alone):
     few = settings_module.load(environ={}, processing={"devices_max": 1024}, detectors=[])
     core, effects = make_core(few), Effects()
