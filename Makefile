@@ -29,6 +29,7 @@ check: setup ## Lint, types, arrows between the packages.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m fleetwatch.reference --check
+	$(BIN)/fleetwatch schemas check
 
 test: setup ## All tests (under 15 minutes on two cores).
 	$(BIN)/pytest

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dlq": ("fleetwatch.dlq_cli:dlq", "Look at refused records (dead letters), and send them again."),
     "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
     "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
+    "schemas": ("fleetwatch.schemas_cli:schemas", "List the Avro schemas, check a change, tell readers of it."),
     "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
     "settings": ("fleetwatch.settings_cli:settings", "Show every setting, its default and its value."),
     "worker": ("streams.cli:worker", "Run a stream worker: frames in; features, scores and alerts out."),

@@ -131,6 +131,21 @@ class RegistrySchemas:
         return [Told(header(registered.schema_id), registered.schema.schema_str, origin)]
 
 
+def register(settings: SchemaSettings, schema: dict[str, Any], registry: Any = None) -> int:
+    """Register a schema under its record's full name, if it is not there; returns its id.
+
+    Raises
+    ------
+    RegistryError : no answer, or refused as incompatible.
+    """
+    from confluent_kafka.schema_registry import Schema
+
+    subject = schemas.full_name(schema)
+    with _explained(settings, f"schema of {subject}"):
+        found = client(settings) if registry is None else registry
+        return int(found.register_schema(subject, Schema(json.dumps(schema), "AVRO")))
+
+
 def _sample(node: Any) -> Any:
     """A value of a schema: empty, zero, the first branch."""
     if isinstance(node, list):

@@ -15,8 +15,9 @@ from confluent_kafka.schema_registry import Schema, record_subject_name_strategy
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from registry_server import registry as running_registry
-from schema_versions import BOOT_ID, with_fields
+from schema_versions import BOOT_ID, header_of, with_fields
 
+from fleetwatch.cli import main
 from telemetry import codec, registry, schemas
 from telemetry import settings as settings_module
 from telemetry.codec import FrameEncoder
@@ -124,6 +125,35 @@ def test_a_registry_that_is_away_is_named():
     )
     with pytest.raises(RegistryError, match="does not answer"):
         learner(settings)()
+
+
+@pytest.mark.kafka
+def test_register_tells_the_topic_and_the_registry_and_list_shows_it(
+    config, kafka_bootstrap, topic_prefix, tmp_path, monkeypatch, capsys
+):
+    for name, value in {
+        "KAFKA__BOOTSTRAP": kafka_bootstrap,
+        "TOPICS__PREFIX": topic_prefix,
+        "SCHEMAS__REGISTRY_URL": config.registry_url,
+    }.items():
+        monkeypatch.setenv(f"FLEETWATCH_{name}", value)
+    file = tmp_path / "next.avsc"
+    file.write_text(json.dumps(NEXT))
+    main(["schemas", "register"])
+    main(["schemas", "register", str(file)])
+    main(["schemas", "register", str(file)])
+    out = capsys.readouterr().out
+    assert f"{topic_prefix}.schemas: {len(schemas.NAMES)} announced, 0 were there" in out
+    assert "1 announced, 0 were there" in out
+    assert "0 announced, 1 were there" in out
+    client = registry.client(config)
+    assert len(client.get_subjects()) == len(schemas.NAMES)
+    ids = [client.get_version(FRAME, number).schema_id for number in client.get_versions(FRAME)]
+    assert len(ids) == 2
+    main(["schemas", "list", "--live"])
+    out = capsys.readouterr().out
+    for header in (header_of(NEXT), *map(registry.header, ids)):
+        assert header.hex() in out
 
 
 class _Login(BaseHTTPRequestHandler):
