@@ -45,6 +45,20 @@ SETTINGS = settings_module.load(
     alerts={"warmup_s": 5, "open_rows": 1, "confirm_s": 5, "resolve_s": 5},
     windows={"size_s": 10, "hop_s": 5, "grace_s": 2},
 )
+MADE = make_core(SETTINGS)
+
+
+def new_core() -> Core:
+    """The worker's core, without reading the catalogue's files a hundred times."""
+    return Core(
+        MADE.catalogs,
+        MADE.spec,
+        MADE.factory,
+        MADE.topics,
+        ["vehicle", "device"],
+        future_max_us=int(SETTINGS.processing.future_max_s * 1e6),
+        past_max_us=int(SETTINGS.processing.past_max_days * 86_400e6),
+    )
 
 
 class Log:
@@ -79,7 +93,7 @@ class Outcome(NamedTuple):
 
 def run(log: Log) -> Outcome:
     """Read the log as the fetcher does: each response from where the last one ended."""
-    core, effects, at, idle = make_core(SETTINGS), Effects(), 0, 0
+    core, effects, at, idle = new_core(), Effects(), 0, 0
     while at < log.end and idle < rawfetch.READS:
         idle += 1
         for raw in RawPartitionRecords(
@@ -218,7 +232,7 @@ def test_a_fetch_that_begins_inside_a_bad_batch_gives_a_letter_from_there_on():
         )
     )
     effects = Effects()
-    make_core(SETTINGS).process(TOPIC, 3, raw.parts, raw.first_offset, NOW, effects)
+    new_core().process(TOPIC, 3, raw.parts, raw.first_offset, NOW, effects)
     assert [(x.offset, x.last_offset) for x in effects.dead] == [(101, 102)]
     assert (raw.first_offset, raw.next_offset) == (101, 103)
 
