@@ -59,6 +59,8 @@ DONE, BLOCK_FULL, TABLE_FULL, BAD_ID = range(4)
 
 # Order of a block's row.
 OUT_OF_ORDER, IN_ORDER, RESTART = 0, 1, 2
+#: So many missing frames are counted at one gap at most: a number out of nowhere must not overflow the counter.
+GAP_MAX = 1 << 20
 #: So many frames in a row, rightly numbered but with a time that runs backwards: the device's clock was set back.
 BACKWARDS_FRAMES = 16
 
@@ -114,7 +116,7 @@ def _admit(devices: NDArray[np.int64], slot: int, frame: NDArray[np.int64], coun
     order = IN_ORDER
     if delta > 0:
         if last >= 0:
-            counters[C_GAPS] += delta - 1
+            counters[C_GAPS] += min(delta - 1, GAP_MAX)
         devices[slot, D_SEEN] = ((devices[slot, D_SEEN] << delta) | 1) if delta < 64 else 1
         devices[slot, D_SEQ] = seq
         if not newer:

@@ -324,3 +324,14 @@ def test_a_letter_says_how_often_its_record_was_sent_again():
         (0, 2), (1, 2), (4, 0), (5, 0), *((6 + i, 0) for i in range(5)),
     ]  # fmt: skip
     assert dict(outcome.effects.dead[0].headers("w"))["x-attempt"] == b"2"
+
+
+def test_numbers_out_of_nowhere_do_not_overflow_the_counters():
+    log = Log()
+    for device in "abcd":
+        log.add_records(
+            [(device.encode(), frame(device, n, T0 + i * 1_000_000)) for i, n in enumerate((0, 2**62, 2**63 - 1))]
+        )
+    counters = run(log).core.counters()
+    assert counters["frames"] == 12
+    assert counters["missing_frames"] == 8 << 20
