@@ -20,7 +20,7 @@ from fleetwatch.alert_text import LineWriter
 from fleetwatch.pages import colour_wanted, load_settings, quiet_end
 from telemetry.alerts import AlertState, Severity
 from telemetry.errors import nearest
-from telemetry.log import printable
+from telemetry.log import one_line, printable
 
 TEXT_LIMIT = 1000
 _POLL_S = 0.2
@@ -89,7 +89,7 @@ def _is_class(name: str, wanted: str) -> bool:
 def structured(received: Received) -> str:
     """The event in CloudEvents' JSON format, on one line."""
     event = {**received.attributes, "datacontenttype": "application/json", "data": received.alert.to_data()}
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return one_line(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
 
 
 def newest(received: Iterable[Received], limit: int) -> tuple[list[Received], int]:

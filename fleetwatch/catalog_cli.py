@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from fleetwatch.pages import load_settings, page_console, quiet_end
 from telemetry import catalog as contract
@@ -104,7 +105,7 @@ def catalog(ctx: click.Context, entry: str | None, checked: Path | None) -> None
             return
         found = entries[entry] if "/" in entry else entries.latest(entry)
         pace = f"steps a frame: {found.steps_per_frame}, one every {found.period_ms:g} ms"
-        console.print(f"[bold]{found.key}[/]  {found.kind}  {pace}")
+        console.print(Text.assemble((found.key, "bold"), f"  {found.kind}  {pace}"))
         if found.description:
-            console.print(found.description, style="dim", markup=False)
+            console.print(found.description, style="dim")
         console.print(signals_table(found))

@@ -47,4 +47,5 @@ def quiet_end() -> Iterator[None]:
 def page_console() -> Console:
     """Writes to stdout; as wide as the terminal, or 160 columns where there is none."""
     terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else _PIPE_COLUMNS, highlight=False)
+    # no markup: a device may be named "[/]", and a page must show that, not fail
+    return Console(width=None if terminal else _PIPE_COLUMNS, highlight=False, markup=False, emoji=False)

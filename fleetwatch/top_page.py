@@ -98,7 +98,7 @@ def _head(page: TopPage) -> Text:
         style = "green" if state == "stable" else "yellow"
         text.append_text(Text.assemble("  group ", (page.group, "bold"), " ", (state, style)))
     if page.problem:
-        text.append_text(Text(f"\n{page.problem}", style="bold red"))
+        text.append_text(Text(f"\n{printable(page.problem, 500)}", style="bold red"))
     return text
 
 
@@ -131,7 +131,9 @@ def _inputs(cluster: ClusterPage) -> RenderableType:
 
 
 def _held(partitions: Mapping[str, tuple[int, ...]], prefix: str) -> str:
-    return "  ".join(f"{topic.removeprefix(prefix)} {ranges(held)}" for topic, held in partitions.items())
+    return "  ".join(
+        f"{printable(topic.removeprefix(prefix))} {ranges(held)}" for topic, held in partitions.items()
+    )
 
 
 def _members(members: Sequence[Member], inputs: Sequence[str]) -> RenderableType:
