@@ -27,7 +27,7 @@ from fleet_job import job
 from real_worker import committed, environment, read_all, wait_for
 
 from fleetwatch.kafka.cluster import EmbeddedKafka
-from streams.core.effects import Effects
+from streams.core.effects import LETTER_BYTES_MAX, Effects
 from streams.transport.rawfetch import RawPartitionRecords
 from streams.wiring import make_core
 from telemetry import clients
@@ -79,10 +79,10 @@ class Writer:
         self.patches.append((self.records(placeholder(len(case.make()), case.read + case.spans)), case))
         self.flush()
 
-    def bomb(self, nbytes: int) -> int:
-        """95 MB of zeros as a client sends them; the broker counts what they are compressed."""
+    def zeros(self, nbytes: int, compression: str) -> int:
+        """More than our producers send at once; the broker counts what it is compressed. Returns its offset."""
         self.flush()
-        big = clients.producer(self._settings, compression_type="zstd", message_max_bytes=nbytes + 10_000)
+        big = clients.producer(self._settings, compression_type=compression, message_max_bytes=nbytes + 10_000)
         big.produce(self._topic, bytes(nbytes), b"bad-1", 0)
         assert big.flush(30) == 0
         self.end += 1
@@ -175,7 +175,8 @@ def the_worker_lives(kafka: EmbeddedKafka, bootstrap: str, folder: Path) -> None
     for case in PATCHED:
         writer.batch(case)
         writer.records(islice(rest, 1))
-    bomb_at = writer.bomb(95 << 20)
+    bomb_at = writer.zeros(95 << 20, "zstd")
+    long_at = writer.zeros(1_040_000, "none")
     writer.records(rest)
     writer.flush()
     segment = kafka.broker_dir(0) / "data" / f"{topic}-0" / f"{0:020d}.log"
@@ -185,6 +186,7 @@ def the_worker_lives(kafka: EmbeddedKafka, bootstrap: str, folder: Path) -> None
     bomb = next(segment.read_bytes()[a:b] for base, a, b in batches_of(segment.read_bytes()) if base == bomb_at)
     wanted[bomb_at] = ("batch_too_large", (None, bomb), bomb_at)
     assert len(bomb) < 5000
+    wanted[long_at] = ("too_large", (b"bad-1", bytes(LETTER_BYTES_MAX - 5)), -1)
 
     command = [sys.executable, "-m", "fleetwatch", "--config", str(config), "worker"]
     with (folder / "worker.log").open("w") as log:
@@ -214,7 +216,7 @@ def the_worker_lives(kafka: EmbeddedKafka, bootstrap: str, folder: Path) -> None
         assert headers["x-worker"] == b"w-1"
         assert re.fullmatch(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", headers["x-time"])
         assert headers.get("x-last-offset") == (str(last).encode() if last >= 0 else None)
-        assert "x-truncated" not in headers
+        assert headers.get("x-truncated") == (b"1040000" if offset == long_at else None)
     good = {key for key, _ in GOOD}
     features = [(m.key(), m.value()) for m in read_all(settings, names.features.name) if m.key() in good]
     assert sorted(features) == sorted(good_alone(settings, topic))
