@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 
 from streams.credentials import credentials
+from streams.drain import DrainingWorker
 from streams.metrics import WorkerMetrics
 from streams.transport.driver import BatchSchema
 from streams.watchdog import Cluster, Watchdog
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> faust.App:
         web_host=settings.service.host,
         web_port=settings.service.port,
         worker_redirect_stdouts=False,
+        Worker=DrainingWorker,
     )
     app.batch_fetch = {"max_wait_ms": p.fetch_wait_ms, "min_bytes": p.fetch_min_bytes}
     ensure(settings)

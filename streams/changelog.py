@@ -25,7 +25,7 @@ PROGRESS_EVERY_S = 5.0
 #: Records taken at a time: of large rows some tens of MB.
 CHUNK = 4000
 BUFFER_KB = 32 * 1024
-ANSWER_S = 30.0
+ANSWER_S = 5.0
 
 
 class RestoreStoppedError(RuntimeError):
@@ -53,28 +53,25 @@ class Changelog:
         self.done = self.total = self.restored = 0
         self.moved_at = 0.0
 
-    def committed(self, assigned: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """Where each partition's work goes on: the committed offset, once no transaction is pending on it.
+    def starts(self, committed: Mapping[tuple[str, int], int | None]) -> dict[tuple[str, int], int]:
+        """Where each input partition's work goes on: at its committed offset.
 
-        Where there is none, or the records behind it are gone, the first offset that is there.
+        Where there is none, or the records behind it are gone, at the first offset that is there.
 
         Raises
         ------
-        KafkaException : the group's coordinator or a partition's leader does not answer.
+        KafkaException : a partition's leader does not answer.
         """
-        wanted = list(assigned)
-        found = clients.committed_offsets(self._settings, self._settings.processing.group, wanted)
-        first = offsets.offsets_of(self._admin, wanted, OffsetSpec.earliest(), ANSWER_S)
-        starts = {}
-        for at in wanted:
-            offset = found.get(at)
+        first = offsets.offsets_of(self._admin, committed, OffsetSpec.earliest(), ANSWER_S)
+        found = {}
+        for at, offset in committed.items():
             if offset is not None and offset < first[at]:
                 log.error(
                     "%s/%d: %d records were removed by retention before they were processed (offsets %d to %d)",
                     *at, first[at] - offset, offset, first[at] - 1,
                 )  # fmt: skip
-            starts[at] = first[at] if offset is None else max(offset, first[at])
-        return starts
+            found[at] = first[at] if offset is None else max(offset, first[at])
+        return found
 
     def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """The ends of these changelog partitions, open transactions included."""

@@ -50,13 +50,12 @@ def worker(config: Path | None, port: int | None, name: str | None, compile_only
 
         warm_up(settings)
         return
-    import faust
-
     from streams.app import create_app
+    from streams.drain import DrainingWorker
 
     app = create_app(settings)
     click.echo(f"worker: http://{settings.service.host}:{settings.service.port}/metrics", err=True)
-    faust.Worker(
+    DrainingWorker(
         app,
         loglevel=service.log_level,
         quiet=True,

@@ -269,9 +269,9 @@ class Worker:
     async def _take(self, wanted: set[TopicPart]) -> None:
         """Hold exactly these partitions: keep, regain or restore the rows of each."""
         loop = asyncio.get_running_loop()
-        ordered = sorted(wanted)
+        offsets = await self._consumer.committed(sorted(wanted))
         committed = await loop.run_in_executor(
-            None, self._patience.retry, lambda: self.changelog.committed(ordered), "asking for committed offsets"
+            None, self._patience.retry, lambda: self.changelog.starts(offsets), "asking for offsets"
         )
         exact = self.publisher.results.transactional
         kept = {

@@ -24,6 +24,7 @@ from mode.utils.futures import notify
 
 from streams.transport import connection, rawfetch
 from streams.transport.rawfetch import RawBatches, raw_topics
+from streams.transport.stable import stable_offsets
 
 #: Makes all work so far final; returns whether it is.
 CommitHook = Callable[[], Awaitable[bool]]
@@ -84,6 +85,13 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
             here = TopicPartition(tp.topic, tp.partition)
             if here in assigned:
                 consumer.seek(here, offset)
+
+    async def committed(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """See `stable_offsets`."""
+        found: dict[tuple[str, int], int | None] = await self.call_thread(
+            stable_offsets, self._ensure_consumer()._coordinator, wanted
+        )
+        return found
 
     def member(self) -> tuple[int, str]:
         """(generation, member id) of this worker in its group."""
@@ -172,6 +180,12 @@ class Consumer(stock.Consumer):
         """Commit to the consumer group, as Faust does, without a transaction."""
         committed: bool = await super()._commit({TP(*at): offset for at, offset in offsets.items()})
         return committed
+
+    async def committed(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+        """The group's offsets, as the coordinator that we have joined knows them; None = none yet."""
+        thread = self._thread
+        assert isinstance(thread, BatchConsumerThread)
+        return await thread.committed(wanted)
 
     async def perform_seek(self) -> None:
         """Called by Faust before it resumes: read on from where the app is, not from what Faust remembers."""

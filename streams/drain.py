@@ -1,0 +1,39 @@
+"""Faust's worker process, with an end to its stopping. The rule: whoever asks it to stop need not kill it.
+
+Faust finishes the batch in hand, commits and leaves the group, in a second or two. It waits for ever when it was
+told to stop while it was still starting, or while its broker is away. Ending it then loses nothing: what is not final
+will be done again.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import faust
+
+from telemetry.errors import FleetwatchError
+
+#: Seconds from the signal to the end: less than Kubernetes' 30. Without work in hand there is nothing to finish.
+DRAIN_S = 25.0
+DRAIN_IDLE_S = 5.0
+
+
+class DrainError(FleetwatchError):
+    """The worker did not stop by itself."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
+class DrainingWorker(faust.Worker):
+    """Used by `fleetwatch worker` and, as the app's Worker setting, by `faust worker`."""
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        worker: Any = self.app.fleetwatch
+        wait_s = DRAIN_S if worker.restored else DRAIN_IDLE_S
+        text = f"not stopped {wait_s:.0f} s after {signal.name}: what is not final will be done again"
+        timer = threading.Timer(wait_s, worker.fail, (DrainError(text),))
+        timer.daemon = True
+        timer.start()
+        super()._schedule_shutdown(signal)
