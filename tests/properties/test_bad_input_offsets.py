@@ -2,7 +2,7 @@
 
 import pytest
 from aiokafka import TopicPartition
-from bad_input import T0, at_offset, frame
+from bad_input import T0, at_offset, frame, sealed
 from batches import batch
 
 from streams.transport import rawfetch
@@ -30,3 +30,14 @@ def test_a_batch_that_begins_before_the_last_one_ended_is_left_to_the_next_fetch
     )
     assert [part.refused for part in found.parts] == [Reason.OK]
     assert (found.last_offset, found.next_offset) == (7, 8)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 5, 9, 40])
+def test_a_control_batch_that_cannot_be_read_is_no_abort_marker_and_does_not_raise(size):
+    control = bytearray(batch([(b"\xff" * size, None)]))
+    control[22] |= 0x30  # transactional, control
+    control[43:51] = (7).to_bytes(8, "big")  # the producer's id
+    data = sealed(control) + at_offset(THREE, 1)
+    (found,) = RawPartitionRecords(TopicPartition("c", 0), data, [(7, 0)], 0, check_crcs=True, committed_only=True)
+    assert [part.base_offset for part in found.parts] == [1]
+    assert found.next_offset == 4
