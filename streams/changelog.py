@@ -43,13 +43,14 @@ class Wanted:
 class Changelog:
     """Reads the compacted state topic. Blocking: called in an executor, while no batch is processed.
 
+    Its clients live for a question each: one that is kept asks a dead broker for its connection without a pause.
+
     done, total : records of the restore under way; both 0 = none is. restored : records read since the start.
     moved_at : when a portion was last taken; monotonic clock, s.
     """
 
     def __init__(self, settings: Settings, topic: str, core: Core, stopping: Callable[[], bool]) -> None:
         self._settings, self._topic, self._core, self._stopping = settings, topic, core, stopping
-        self._admin = clients.admin(settings)
         self.done = self.total = self.restored = 0
         self.moved_at = 0.0
 
@@ -62,7 +63,7 @@ class Changelog:
         ------
         KafkaException : a partition's leader does not answer.
         """
-        first = offsets.offsets_of(self._admin, committed, OffsetSpec.earliest(), ANSWER_S)
+        first = offsets.offsets_of(clients.admin(self._settings), committed, OffsetSpec.earliest(), ANSWER_S)
         found = {}
         for at, offset in committed.items():
             if offset is not None and offset < first[at]:
@@ -75,8 +76,12 @@ class Changelog:
 
     def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """The ends of these changelog partitions, open transactions included."""
-        some = [(self._topic, p) for p in partitions]
-        found = offsets.offsets_of(self._admin, some, OffsetSpec.latest(), ANSWER_S)
+        return self._offsets(partitions, OffsetSpec.latest())
+
+    def _offsets(self, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        found = offsets.offsets_of(
+            clients.admin(self._settings), [(self._topic, p) for p in partitions], spec, ANSWER_S
+        )
         return {partition: offset for (_, partition), offset in found.items()}
 
     def restore(self, wanted: Mapping[int, Wanted]) -> Restored:
@@ -89,8 +94,8 @@ class Changelog:
         """
         started = time.monotonic()
         ends = self.ends(wanted)
-        first = offsets.offsets_of(self._admin, [(self._topic, p) for p in wanted], OffsetSpec.earliest(), ANSWER_S)
-        starts = {p: max(w.start, first[self._topic, p]) for p, w in wanted.items()}
+        first = self._offsets(wanted, OffsetSpec.earliest())
+        starts = {p: max(w.start, first[p]) for p, w in wanted.items()}
         self.done, self.total = 0, sum(max(0, ends[p] - starts[p]) for p in wanted)
         found = Restored()
         left = {p for p in wanted if starts[p] < ends[p]}

@@ -161,8 +161,10 @@ class Checkpointer:
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         metadata = group_metadata(self._group, *self._owned.membership)
         send, commit = outlet.producer.send_offsets_to_transaction, outlet.producer.commit_transaction
-        self._patience.retry(lambda: send(positions, metadata, CALL_S), "sending offsets")
-        self._patience.retry(lambda: commit(CALL_S), "committing")
+        # longer than that the broker keeps no transaction; what has become of it the next registration finds out
+        limit_s = self._timeout_s + CALL_S
+        self._patience.retry(lambda: send(positions, metadata, CALL_S), "sending offsets", limit_s)
+        self._patience.retry(lambda: commit(CALL_S), "committing", limit_s)
         outlet.check()
 
     async def _in_steps(

@@ -1,8 +1,8 @@
 """Faust's worker process, with an end to its stopping. The rule: whoever asks it to stop need not kill it.
 
 Faust finishes the batch in hand, commits and leaves the group, in a second or two. It waits for ever when it was
-told to stop while it was still starting, or while its broker is away. Ending it then loses nothing: what is not final
-will be done again.
+told to stop while it was still starting, or while its broker is away. Ending it then loses nothing: what is not
+final will be done again.
 """
 
 from __future__ import annotations

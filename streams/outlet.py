@@ -48,6 +48,9 @@ PASSING = frozenset(
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.LISTENER_NOT_FOUND,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError._NOENT,  # noqa: SLF001 - no leader found
     }
 )
 
@@ -61,12 +64,13 @@ class Patience:
     def __init__(self, stopping: Callable[[], bool] = lambda: False, grace_s: float = 10.0) -> None:
         self._stopping, self._grace_s = stopping, grace_s
 
-    def retry(self, call: Callable[[], T], what: str) -> T:
+    def retry(self, call: Callable[[], T], what: str, give_up_s: float = float("inf")) -> T:
         """The call's result, once it does not fail with an error that passes. Blocking.
 
         Raises
         ------
-        KafkaException : an error that asking again will not mend, or a retriable one while stopping.
+        KafkaException : an error that asking again will not mend, or one that passes after give_up_s or while
+            stopping.
         """
         began = told = time.monotonic()
         while True:
@@ -77,7 +81,7 @@ class Patience:
                 passing = error.retriable() or error.code() in PASSING
                 if not passing or error.txn_requires_abort() or error.fatal():
                     raise
-                if self._stopping() and now - began > self._grace_s:
+                if now - began > (self._grace_s if self._stopping() else give_up_s):
                     raise
                 if now - told >= TELL_EVERY_S:
                     told = now

@@ -55,7 +55,6 @@ class Cluster:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._admin = clients.admin(settings)
         names = topics(settings)
         self._watched = [spec.name for spec in (*names.inputs, names.state)]
 
@@ -66,7 +65,7 @@ class Cluster:
         ------
         KafkaException : no broker answers.
         """
-        found = self._admin.list_topics(timeout=ANSWER_S).topics
+        found = clients.admin(self._settings).list_topics(timeout=ANSWER_S).topics
         wanted = self._settings.topics.partitions
         for name in self._watched:
             if name not in found or found[name].error is not None:
@@ -80,7 +79,7 @@ class Cluster:
 
     def ends(self, partitions: list[TopicPart]) -> dict[TopicPart, int]:
         """Raises KafkaException if no broker answers."""
-        return offsets.offsets_of(self._admin, partitions, OffsetSpec.latest(), ANSWER_S)
+        return offsets.offsets_of(clients.admin(self._settings), partitions, OffsetSpec.latest(), ANSWER_S)
 
 
 class Watchdog:

@@ -13,6 +13,7 @@ from streams.core.windows import WindowSpec
 from telemetry import catalog
 from telemetry.catalog import Catalog, Signal
 from telemetry.errors import SettingsError
+from telemetry.schemas.reading import learner
 from telemetry.settings import DetectorSettings, Settings
 from telemetry.topics import topics
 
@@ -122,4 +123,5 @@ def make_core(settings: Settings) -> Core:
         ["vehicle", "device"],
         future_max_us=_us(settings.processing.future_max_s),
         past_max_us=_us(settings.processing.past_max_days * 86_400),
+        learner=learner(settings),
     )

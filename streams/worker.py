@@ -294,7 +294,10 @@ class Worker:
         park = {at for at in gone - wanted if at not in self.owned.pending()}
         if park:
             loop = asyncio.get_running_loop()
-            ends = await loop.run_in_executor(None, self.changelog.ends, {partition for _, partition in park})
+            partitions = {partition for _, partition in park}
+            ends = await loop.run_in_executor(
+                None, self._patience.retry, lambda: self.changelog.ends(partitions), "asking for offsets"
+            )
             for at in park:
                 self.owned.parked[at] = Parked(self.owned.applied[at], ends[at[1]], time.monotonic())
         self.core.release({self.core.owner(*at) for at in gone - park})

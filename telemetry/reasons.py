@@ -50,7 +50,7 @@ TEXT: dict[Reason, str] = {
     Reason.NULL_VALUE: "the value is null; an input topic has no tombstones",
     Reason.TOO_LARGE: "the value is larger than the decoder's cap",
     Reason.BAD_HEADER: "the value does not begin with the Avro single-object marker C3 01",
-    Reason.UNKNOWN_FINGERPRINT: "the writer's schema fingerprint is not on the allow-list",
+    Reason.UNKNOWN_FINGERPRINT: "the writer's schema is not on the allow-list, by its fingerprint or registry id",
     Reason.AVRO_TRUNCATED: "the Avro data end too early",
     Reason.AVRO_VARINT: "an Avro varint is longer than 10 bytes or outside its type's range",
     Reason.AVRO_LENGTH: "an Avro length or block count is negative or larger than the bytes left",

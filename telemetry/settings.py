@@ -53,8 +53,8 @@ class ProcessingSettings(Section):
     group: str = Field("fleetwatch", pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
     guarantee: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="exactly_once: results, state and offsets in one Kafka transaction; read them with "
-        "isolation.level=read_committed. at_least_once: without transactions; ids let a reader drop what it has seen.",
+        description="exactly_once: results, state and offsets in one Kafka transaction, for readers of committed "
+        "records (isolation.level=read_committed). at_least_once: no transactions; ids let a reader drop repeats.",
     )
     transaction_timeout_s: float = Field(
         10.0, ge=1, le=900, description="The broker ends a transaction that is older: what a dead worker left open."

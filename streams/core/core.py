@@ -41,6 +41,7 @@ from telemetry.catalog import Catalog, CatalogSet
 from telemetry.framescan import F_CLASS, ClassTable
 from telemetry.rawmem import copy_bytes
 from telemetry.reasons import Reason
+from telemetry.schemas.book import Learner
 
 #: How a device's row names the input partition that it belongs to.
 OWNER_SHIFT = 20
@@ -70,6 +71,7 @@ class Core:
     topics : the input topics; a topic carries the catalogue entries of its kind.
     kinds : the kind (vehicle, device) of each topic.
     future_max_us, past_max_us : event time may lie so far from the caller's `now_us`.
+    learner : the writers' schemas that are accepted, and whom to ask for more; None = the released ones.
     """
 
     def __init__(
@@ -81,17 +83,28 @@ class Core:
         kinds: Sequence[str],
         future_max_us: int = 86_400_000_000,
         past_max_us: int = 315_360_000_000_000,
+        learner: Learner | None = None,
     ) -> None:
         self.catalogs, self.spec, self.factory = catalogs, spec, factory
         self.topics = tuple(topics)
         self._future_max_us, self._past_max_us = future_max_us, past_max_us
         keys = [tuple(k for k in catalogs if catalogs[k].kind == kind) for kind in kinds]
-        self._scanners = [RecordScanner(ClassTable(catalogs, k)) for k in keys]
+        self._learner = learner
+        writers, framed = (learner.book.frames(), learner.framed) if learner else (None, False)
+        self._scanners = [RecordScanner(ClassTable(catalogs, k, writers, framed=framed)) for k in keys]
+        for scanner in self._scanners if learner else ():
+            scanner.learn = self._learn
         self._keys = keys
         self.engines: dict[str, Engine] = {}
         self.refused: dict[Reason, int] = {}
         #: Asked when a class's table is full: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
+
+    def _learn(self) -> None:
+        """A frame's schema is not known: ask, and have every scanner accept what is new."""
+        if self._learner is not None and (plans := self._learner()) is not None:
+            for scanner in self._scanners:
+                scanner.classes.accept(plans)
 
     def engine(self, catalog_key: str) -> Engine:
         """The engine of a class, made at its first use."""

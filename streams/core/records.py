@@ -6,7 +6,7 @@ from where a batch cannot be read, the unreadable parts. No bytes raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,7 @@ ATTEMPT_HEADER = b"x-attempt"
 HEADERS_MAX = 64
 
 _KEY_MISMATCH = int(Reason.KEY_MISMATCH)
+_UNKNOWN_FINGERPRINT = int(Reason.UNKNOWN_FINGERPRINT)
 
 
 @njit(**INLINE)
@@ -68,6 +69,7 @@ def scan_records(
     classes: NDArray[np.int64],
     ts_min_us: int,
     ts_max_us: int,
+    asked: bool,
     table: NDArray[np.int64],
     refusals: NDArray[np.int64],
     progress: NDArray[np.int64],
@@ -75,8 +77,9 @@ def scan_records(
     """Scan records first..count-1 of one batch's records section at addresses [p, end).
 
     Records before min_offset are passed over: a fetch may begin in the middle of a batch. Offsets ascend from
-    progress[P_OFFSET] and do not pass last_offset. Returns 0 when done, 1 when the table or the refusals are full
-    (call again from `progress`), -1 when the section cannot be read behind progress[P_OFFSET].
+    progress[P_OFFSET] and do not pass last_offset. Returns 0 when done, 1 when the table or the refusals are full,
+    2 before a frame whose schema is not known, unless `asked` (call again from `progress` after both), -1 when the
+    section cannot be read behind progress[P_OFFSET].
     """
     frames = progress[P_FRAMES]
     refused = progress[P_REFUSALS]
@@ -89,6 +92,7 @@ def scan_records(
             code = 1
             break
         code = -1  # until the record is found to be whole
+        record_at = p
         length, p = read_zigzag(p, end)
         if p < 0 or length < 0 or length > end - p:
             break
@@ -112,6 +116,12 @@ def scan_records(
         offset = base_offset + offset_delta
         if offset >= min_offset:
             reason = scan_frame(p, value_len, classes, ts_min_us, ts_max_us, frames, table)
+            if reason == _UNKNOWN_FINGERPRINT and not asked:
+                progress[P_ADDRESS] = record_at
+                progress[P_RECORD] = i
+                offset -= 1
+                code = 2
+                break
             if reason == 0 and not (
                 key_len == table[frames, F_ID_LEN] and _same(key_at, table[frames, F_ID_AT], key_len)
             ):
@@ -242,6 +252,8 @@ class Unreadable:
 class RecordScanner:
     """Scans parts into a frame table of bounded size.
 
+    learn : called once a scan at most, before the first frame whose schema is not in `classes` would be refused: it
+        may have `classes` accept more.
     frames_max, refusals_max : when either is full the scan pauses, so memory is bounded whatever arrives.
     unreadable : what the last scan met, in the order of the offsets; good when the scan is over.
     """
@@ -249,6 +261,7 @@ class RecordScanner:
     classes: ClassTable
     frames_max: int = 8192
     refusals_max: int = 1024
+    learn: Callable[[], None] | None = None
     table: NDArray[np.int64] = field(init=False)
     refusals: NDArray[np.int64] = field(init=False)
     unreadable: list[Unreadable] = field(init=False, default_factory=list)
@@ -267,6 +280,7 @@ class RecordScanner:
         progress = self._progress
         progress[P_FRAMES] = progress[P_REFUSALS] = 0
         self.unreadable = []
+        asked = self.learn is None
         for part in parts:
             if part.refused:
                 first = max(part.base_offset, min_offset)
@@ -288,15 +302,20 @@ class RecordScanner:
                     self.classes.array,
                     ts_min_us,
                     ts_max_us,
+                    asked,
                     self.table,
                     self.refusals,
                     progress,
                 )
                 if code <= 0:
                     break
-                yield int(progress[P_FRAMES]), int(progress[P_REFUSALS])
                 p, first = int(progress[P_ADDRESS]), int(progress[P_RECORD])
-                progress[P_FRAMES] = progress[P_REFUSALS] = 0
+                if code == 1:
+                    yield int(progress[P_FRAMES]), int(progress[P_REFUSALS])
+                    progress[P_FRAMES] = progress[P_REFUSALS] = 0
+                elif self.learn is not None:
+                    self.learn()
+                    asked = True
             if code < 0:
                 self._damaged(part, max(int(progress[P_OFFSET]) + 1, min_offset))
         yield int(progress[P_FRAMES]), int(progress[P_REFUSALS])
