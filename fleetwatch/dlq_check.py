@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fleetwatch.dlq_letters import Letter
@@ -24,8 +24,8 @@ from telemetry.settings import Settings
 #: Limits of the process that decodes: bytes of address space, seconds of processor time.
 ADDRESS_SPACE = 4 << 30
 CPU_S = 120
-#: Records given to one process at a time.
-PORTION = 2000
+#: Records given to one process at a time, and their bytes, of which the last record may be more.
+PORTION, PORTION_BYTES = 2000, 1 << 23
 _PATIENCE_S = 180.0
 
 DIED = "ends_the_decoder"
@@ -91,8 +91,20 @@ def _ask(config: Path | None, letters: Sequence[Letter]) -> list[str] | None:
 
 def check(config: Path | None, letters: Sequence[Letter]) -> list[str]:
     """For each letter why a worker would refuse it now: a reason's code, `DIED`, or "" if it would take it."""
-    portions = [letters[first : first + PORTION] for first in range(0, len(letters), PORTION)]
-    return [verdict for portion in portions for verdict in _halved(config, portion)]
+    return [verdict for portion in _portions(letters) for verdict in _halved(config, portion)]
+
+
+def _portions(letters: Sequence[Letter]) -> Iterator[list[Letter]]:
+    portion: list[Letter] = []
+    nbytes = 0
+    for letter in letters:
+        portion.append(letter)
+        nbytes += len(letter.value or b"") + len(letter.key or b"")
+        if len(portion) == PORTION or nbytes >= PORTION_BYTES:
+            yield portion
+            portion, nbytes = [], 0
+    if portion:
+        yield portion
 
 
 def _halved(config: Path | None, letters: Sequence[Letter]) -> list[str]:

@@ -330,11 +330,12 @@ def replay(
                 click.echo(as_line(letter))
             click.echo(f"{len(chosen)} records would be sent; --yes sends them", err=True)
             return
-        sent = Counter(letter.topic for letter in chosen)
-        if chosen:
-            send(settings, chosen, rate, _progress(len(chosen)))
+        done = send(settings, chosen, rate, _progress(len(chosen))) if chosen else 0
+        sent = Counter(letter.topic for letter in chosen[:done])
         where = ", ".join(f"{n} to {topic}" for topic, n in sent.items()) or "nothing"
-        click.echo(f"sent {where}")
+        click.echo(
+            f"sent {where}" + (f"; interrupted before {len(chosen) - done} more" if done < len(chosen) else "")
+        )
 
 
 def _progress(total: int) -> Callable[[int], None]:

@@ -16,14 +16,14 @@ from typing import Any
 
 from fleetwatch.dlq_check import check
 from fleetwatch.dlq_letters import Letter
-from telemetry.clients import cluster_metadata, full_queue_retry, producer
+from telemetry.clients import admin, cluster_metadata, full_queue_retry, producer
 from telemetry.errors import DeliveryError
 from telemetry.settings import Settings
 from telemetry.topics import topics
 
 #: Letters that one replay holds in memory at most.
 LETTERS_MAX = 100_000
-BYTES_MAX = 1 << 28
+BYTES_MAX = 1 << 26
 
 
 @dataclass(slots=True)
@@ -57,8 +57,7 @@ def plan(
 
     force : also those that a worker would refuse again.
     """
-    client = producer(settings)
-    known: Any = cluster_metadata(client, settings).topics
+    known: Any = cluster_metadata(admin(settings), settings).topics
     inputs = [spec.name for spec in topics(settings).inputs]
     partitions = {name: len(known[name].partitions) for name in inputs if name in known}
     found, nbytes = Plan(), 0
@@ -78,8 +77,10 @@ def plan(
     return found
 
 
-def send(settings: Settings, letters: Sequence[Letter], rate_per_s: float, told: Callable[[int], None]) -> None:
-    """Publish them, at most `rate_per_s` a second; `told` is called with how many are on their way.
+def send(settings: Settings, letters: Sequence[Letter], rate_per_s: float, told: Callable[[int], None]) -> int:
+    """Publish them, at most `rate_per_s` a second; returns how many: fewer than there are after Ctrl-C.
+
+    told : called with how many are on their way.
 
     Raises
     ------
@@ -93,19 +94,22 @@ def send(settings: Settings, letters: Sequence[Letter], rate_per_s: float, told:
             refused.append(error.str())
 
     client = producer(settings, on_delivery=report, linger_ms=5)
-    began = time.monotonic()
-    for number, letter in enumerate(letters):
-        early = began + number / rate_per_s - time.monotonic()
-        if early > 0:
-            client.poll(early)
-        headers: list[tuple[str, str | bytes | None]] = [("x-attempt", str(letter.attempt + 1).encode())]
-        call = partial(
-            client.produce, letter.topic, letter.value, letter.key, letter.source_partition, headers=headers
-        )
-        full_queue_retry(call, client.poll)
-        client.poll(0)
-        told(number + 1)
+    began, done = time.monotonic(), 0
+    try:
+        for letter in letters:
+            while (early := began + done / rate_per_s - time.monotonic()) > 0:
+                client.poll(early)  # returns sooner with each delivery report
+            headers = [("x-attempt", str(letter.attempt + 1).encode())]
+            call = partial(
+                client.produce, letter.topic, letter.value, letter.key, letter.source_partition, headers=headers
+            )
+            full_queue_retry(call, client.poll)
+            done += 1
+            told(done)
+    except KeyboardInterrupt:  # what is on its way is waited for, so that the number is right
+        pass
     left = client.flush(60)
     if refused or left:
         why = refused[0] if refused else "no answer within a minute"
-        raise DeliveryError(f"{len(refused) + left} of {len(letters)} records were not acknowledged: {why}")
+        raise DeliveryError(f"{len(refused) + left} of {done} records were not acknowledged: {why}")
+    return done

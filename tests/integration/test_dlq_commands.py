@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fleet_job import T0
-from real_worker import committed, read_all, wait_for, workers
+from real_worker import committed, environment, read_all, wait_for, workers
 
 from fleetwatch.cli import main
+from streams.core.effects import DeadLetter
 from telemetry import clients, codec
 from telemetry import settings as settings_module
+from telemetry.reasons import Reason
 from telemetry.topics import ensure, topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -150,6 +155,28 @@ def test_look_mend_and_send_again(kafka_bootstrap, topic_prefix, tmp_path):
     weary = run(after, "replay", place, "--force", "--yes", "--max-attempts", "1")
     assert "left: 1  sent again 1 times already (--max-attempts 1)" in weary.stderr
     assert "sent nothing" in weary.stdout
+
+
+def test_ctrl_c_during_a_replay_says_what_was_sent(kafka_bootstrap, topic_prefix, tmp_path):
+    config = settings_file(tmp_path, "settings.yaml", kafka_bootstrap, topic_prefix, [])
+    settings = settings_module.load(config, environ={})
+    ensure(settings)
+    names = topics(settings)
+    producer = clients.producer(settings)
+    for i in range(50):
+        letter = DeadLetter(names.vehicle.name, i % 2, i, Reason.BAD_SEQ, b"veh-1", b"junk %d" % i)
+        producer.produce(names.dlq.name, letter.value, letter.key, i % 2, headers=letter.headers("w"))
+    assert producer.flush(20) == 0
+    command = [sys.executable, "-m", "fleetwatch", "--config", str(config), "dlq", "replay"]
+    options = ["--force", "--yes", "--rate", "2"]
+    with subprocess.Popen([*command, *options], stdout=-1, stderr=-1, text=True, env=environment()) as replay:
+        wait_for(lambda: len(read_all(settings, names.vehicle.name)) >= 3, 60, "the first records")
+        replay.send_signal(signal.SIGINT)
+        out, err = replay.communicate(timeout=30)
+    assert replay.returncode == 0, err
+    sent = read_all(settings, names.vehicle.name)
+    assert f"sent {len(sent)} to {names.vehicle.name}; interrupted before {50 - len(sent)} more" in out
+    assert all(m.value() == b"junk %d" % (2 * m.offset() + m.partition()) for m in sent)
 
 
 def look(config: Path, topic: str) -> None:
