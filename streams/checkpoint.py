@@ -137,7 +137,11 @@ class Checkpointer:
         loop = asyncio.get_running_loop()
         try:
             outlet.begin()
-            await loop.run_in_executor(None, self._commit, outlet, rows, offsets)
+            work = loop.run_in_executor(None, self._commit, outlet, rows, offsets)
+            await asyncio.wait_for(work, 2 * self._timeout_s + 4 * CALL_S)
+        except TimeoutError:
+            # a call that does not heed its own timeout: its thread is left behind with the outlet
+            raise self._lost(outlet, KafkaError(KafkaError._TIMED_OUT, "the client does not answer")) from None  # noqa: SLF001
         except KafkaException as exc:
             raise self._lost(outlet, exc.args[0]) from exc
         except UndeliveredError as exc:

@@ -106,6 +106,9 @@ class Outlet:
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": timeout_ms,
                 "message.timeout.ms": timeout_ms,
+                # librdkafka 2.10 to 2.16 asks a dead coordinator for ever, and its call with it, until some other
+                # connection changes its state: connections that idle are closed, and so one does (its issue 5511)
+                "connections.max.idle.ms": 3000,
             }
         else:
             options |= {"message.timeout.ms": 0}  # for ever: an absent broker is waited for
