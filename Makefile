@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test fuzz demo bench chaos lock clean help
+.PHONY: setup check test fuzz demo bench chaos lock audit clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ chaos: setup ## Break 3 brokers and 3 workers at random, compare all results (SE
 lock: ## Make requirements/dev.lock anew from pyproject.toml (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header pyproject.toml --group dev -o requirements/dev.lock
+
+audit: setup ## Check the lock's pins and hashes, then scan it for known vulnerabilities (needs a network).
+	$(BIN)/pytest -q tests/unit/test_security_lock.py
+	$(BIN)/python .ci/audit.py requirements/*.lock
 
 clean: ## Remove the virtual environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache
