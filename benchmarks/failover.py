@@ -160,9 +160,8 @@ def once(fleet: Fleet, survivor: WorkerProcess, *, within: bool) -> dict[str, fl
     fleet.wait_finished()
     took = next(r for r in _restores(survivor)[restored:] if r.at_s > killed and victims <= r.partitions)
     assigned = min(at for at in workerlog.assignments(_text(survivor)) if at > killed)
-    moments = Moments(
-        killed, seen["noticed"], assigned, seen["released"], took.at_s, max(seen["committed"], took.at_s)
-    )
+    released = seen.get("released", took.at_s)  # not seen before the survivor's own rows came: at the latest then
+    moments = Moments(killed, seen["noticed"], assigned, released, took.at_s, max(seen["committed"], took.at_s))
     figures = moments.shares() | {
         "transaction_over_s": moments.released - moments.killed,
         "survivor_pause_s": seen["survivor_pause_s"],

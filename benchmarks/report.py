@@ -222,7 +222,7 @@ def _failover(results: dict[str, Any]) -> list[str]:
         f"One of two workers killed, {r['devices']:,} devices, {r['frames_per_s']:,.0f} frames/s; until each of "
         f"its partitions is committed past where it was. Session timeout {r['session_timeout_s']:g} s, heartbeat "
         f"{r['heartbeat_s']:g} s, transaction timeout {r['transaction_timeout_s']:g} s, commits each "
-        f"{r['commit_interval_ms']:,} ms; medians of {len(r['within_checkpoint']['runs'])} kills."
+        f"{r['commit_interval_ms']:,} ms; medians; kills of each kind: {len(r['within_checkpoint']['runs'])}."
     )
     return ["## Failover", "", *_table(["seconds", *FAILOVER], rows), note, ""]
 
