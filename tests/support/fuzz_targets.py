@@ -200,6 +200,7 @@ class RecordTarget:
         part = Part(self._memory.view(data), 0, len(data), count, base, 0, last)
         found = []
         scanner = self._scanner
+        scanner.learn = (lambda: None) if dice >> 16 & 1 else None  # it pauses, asks, learns nothing, goes on
         for frames, refusals in scanner.scan([part], wanted_from, TS_MIN, TS_MAX):
             for row in scanner.table[:frames].tolist():
                 key, value = copy_bytes(row[F_ID_AT], row[F_ID_LEN]), copy_bytes(row[F_VALUE_AT], row[F_VALUE_LEN])
