@@ -13,17 +13,11 @@ from typing import Any
 
 import faust
 
-from telemetry.errors import FleetwatchError
+from streams.worker import UnfinishedError
 
 #: Seconds from the signal to the end: less than Kubernetes' 30. Without work in hand there is nothing to finish.
 DRAIN_S = 25.0
 DRAIN_IDLE_S = 5.0
-
-
-class DrainError(FleetwatchError):
-    """The worker did not stop by itself."""
-
-    exit_code = 75  # EX_TEMPFAIL
 
 
 class DrainingWorker(faust.Worker):
@@ -33,7 +27,7 @@ class DrainingWorker(faust.Worker):
         worker: Any = self.app.fleetwatch
         wait_s = DRAIN_S if worker.restored else DRAIN_IDLE_S
         text = f"not stopped {wait_s:.0f} s after {signal.name}: what is not final will be done again"
-        timer = threading.Timer(wait_s, worker.fail, (DrainError(text),))
+        timer = threading.Timer(wait_s, worker.fail, (UnfinishedError(text),))
         timer.daemon = True
         timer.start()
         super()._schedule_shutdown(signal)

@@ -42,6 +42,12 @@ READY_GRACE_S = 10.0
 LatencyObserver = Callable[[str, float], None]
 
 
+class UnfinishedError(FleetwatchError):
+    """Told to stop, the worker could not finish what it had in hand; it will be done again."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class Worker:
     """What the Faust app's agent and rebalance handlers call, all in the app's event loop.
 
@@ -53,7 +59,7 @@ class Worker:
         self.topics = topics(settings)
         self.core = make_core(settings)
         self.core.evict = self._release_parked
-        self._patience = Patience(stopping)
+        self._stopping, self._patience = stopping, Patience(stopping)
         results = self._outlet()
         rows = results if results.transactional else self._outlet()
         self.publisher: Publisher = Publisher(results, rows, self.topics, name)
@@ -168,7 +174,20 @@ class Worker:
         return self.publisher.published - self._finished >= self.settings.processing.commit_records_max
 
     async def checkpoint(self) -> bool:
-        """See `streams.checkpoint`; returns whether work became final."""
+        """See `streams.checkpoint`; returns whether work became final.
+
+        Raises
+        ------
+        UnfinishedError : the worker is to stop and what it has in hand cannot become final now.
+        """
+        try:
+            return await self._checkpoint()
+        except (KafkaException, CheckpointError, UndeliveredError) as exc:
+            if self._stopping():
+                raise UnfinishedError(f"what is in hand is not final and will be done again: {exc}") from exc
+            raise
+
+    async def _checkpoint(self) -> bool:
         async with self._lock:
             if not self._accepting:
                 return False
