@@ -1,6 +1,6 @@
 """Compares what is there with what an uninterrupted run gives. The rule: what is forgiven is named here.
 
-Under exactly once nothing may be missing, doubled, changed, unexpected or, within one device, in another order.
+Under exactly once nothing may be missing, doubled, changed, unexpected or, within its lane, in another order.
 Under at least once a record may come again, with the same id and the same bytes, and nothing else.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.chaos.records import Entry, identity
+from tests.chaos.records import Entry, identity, lane
 
 #: Records of the device shown on either side of the first difference.
 CONTEXT = 4
@@ -57,20 +57,20 @@ class _Sides:
     partition: int
     expected: list[tuple[Any, Entry]]
     found: list[tuple[Any, Entry]]
-    by_key: dict[bytes | None, tuple[list[Any], list[Any]]] = field(default_factory=dict)
+    by_lane: dict[Any, tuple[list[Any], list[Any]]] = field(default_factory=dict)
 
-    def keyed(self) -> dict[bytes | None, tuple[list[Any], list[Any]]]:
-        """Ids by key: (expected, found), repeated ones once, in order."""
-        if not self.by_key:
-            sides: dict[bytes | None, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+    def lanes(self) -> dict[Any, tuple[list[Any], list[Any]]]:
+        """Ids by lane: (expected, found), repeated ones once, in order."""
+        if not self.by_lane:
+            sides: dict[Any, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
             for side, pairs in enumerate((self.expected, self.found)):
                 seen: set[Any] = set()
                 for name, entry in pairs:
                     if name not in seen:
                         seen.add(name)
-                        sides[entry.key][side].append(name)
-            self.by_key = dict(sides)
-        return self.by_key
+                        sides[lane(self.kind, entry)][side].append(name)
+            self.by_lane = dict(sides)
+        return self.by_lane
 
 
 def compare(kind: str, partition: int, expected: Sequence[Entry], found: Sequence[Entry]) -> Comparison:
@@ -92,8 +92,8 @@ def compare(kind: str, partition: int, expected: Sequence[Entry], found: Sequenc
     result.different = len(differing)
     common = wanted.keys() & got.keys()
     moved = [
-        key
-        for key, (one, other) in sides.keyed().items()
+        where
+        for where, (one, other) in sides.lanes().items()
         if [name for name in one if name in common] != [name for name in other if name in common]
     ]
     result.misordered = len(moved)
@@ -114,9 +114,7 @@ def _names(kind: str, expected: Sequence[Entry]) -> Callable[[Sequence[Entry]], 
     return names
 
 
-def _first(
-    sides: _Sides, wanted: Counter[Any], got: Counter[Any], differing: set[Any], moved: set[bytes | None]
-) -> str:
+def _first(sides: _Sides, wanted: Counter[Any], got: Counter[Any], differing: set[Any], moved: set[Any]) -> str:
     """Tell of the earliest difference in words, with the histories of its device."""
     seen: set[Any] = set()
     for name, entry in sides.found:
@@ -124,7 +122,7 @@ def _first(
             "was not expected" if name not in wanted
             else "differs" if name in differing
             else "came again" if name in seen
-            else "came in another order" if entry.key in moved
+            else "came in another order" if lane(sides.kind, entry) in moved
             else ""
         )  # fmt: skip
         seen.add(name)

@@ -120,7 +120,7 @@ class WorkerKill(Fault):
 
 
 class WorkersKill(Fault):
-    name, doc, share, worker_kills = "all-workers-kill", "SIGKILL to all workers at once.", 4, 3
+    name, doc, share, worker_kills = "all-workers-kill", "SIGKILL to all workers at once.", 8, 3
 
     def inject(self) -> str:
         self.processes = [slot.process for slot in self.world.workers.slots if slot.alive]

@@ -63,11 +63,23 @@ def schedule(seed: int, kills: int, broker_kills: int, names: Sequence[str]) -> 
     rng = random.Random(f"schedule {seed}")
     order = [name for name, n in counts(kills, broker_kills, names).items() for _ in range(n)]
     rng.shuffle(order)
-    steps = []
+    steps: list[Step] = []
     for name in order:
         fault = FAULTS[name]
         hasty = bool(fault.worker_kills) and rng.random() < HASTY
         pause_s = rng.uniform(0.5, 6.0) if hasty else rng.uniform(0.0, 2.0)
         also = fault.hold[1] > 0 and not fault.worker_kills and rng.random() < ALSO_KILL
         steps.append(Step(name, rng.randrange(1 << 62), not hasty, pause_s, also and "worker-kill" in names))
-    return steps
+    return _without_surplus(steps, kills)
+
+
+def _without_surplus(steps: list[Step], kills: int) -> list[Step]:
+    """Leave out single worker kills that the kills within other faults make needless."""
+    surplus = sum(FAULTS[step.fault].worker_kills + step.also_kill for step in steps) - kills
+    kept = []
+    for step in steps:
+        if step.fault == "worker-kill" and surplus > 0:
+            surplus -= 1
+        else:
+            kept.append(step)
+    return kept

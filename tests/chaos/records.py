@@ -35,6 +35,16 @@ class Entry:
         return self.key, self.value, tuple(pair for pair in self.headers if pair[0] not in NOT_COMPARED)
 
 
+def lane(kind: str, entry: Entry) -> tuple[Any, ...]:
+    """Within what the order of records is kept: a device; of scores a device and detector, of dead letters a key
+    and input topic. Where a batch was cut, and which input came first, is not a matter of the input."""
+    if kind == "scores":
+        return entry.key, codec.decode("score", entry.value or b"")["detector"]
+    if kind == "dlq":
+        return entry.key, dict(entry.headers)["__connect.errors.topic"]
+    return (entry.key,)
+
+
 def identity(kind: str, entry: Entry) -> tuple[Any, ...]:
     """The deterministic id of an output record: what a consumer of at-least-once results dedupes by."""
     if kind == "features":

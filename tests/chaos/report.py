@@ -51,7 +51,8 @@ def as_markdown(outcome: Outcome, command: str) -> str:
     run = f"`{command}`, {outcome.seconds / 60:.0f} minutes, seed {o.seed}, `{o.guarantee}`, {mode}"
     kills = f"{outcome.worker_kills} worker kills, {outcome.broker_kills} broker kills, {faults} faults in all"
     copies = f"{verdict.aborted:,} copies of results in aborted transactions, which no reader saw"
-    found = f"{outcome.sent:,} input records; {copies}; **{verdict.wrong} differences**"
+    doubled = f", {verdict.copies} of them written twice by the sender's client" if verdict.copies else ""
+    found = f"{outcome.sent:,} input records{doubled}; {copies}; **{verdict.wrong} differences**"
     head = [f"Run of {day}: {run}.", "", f"{kills}; {found}.", ""]
     return "\n".join([*head, *_fault_table(outcome), "", *_topic_table(outcome), "", *_ends(outcome)])
 

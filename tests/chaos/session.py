@@ -314,7 +314,7 @@ class Session:
             if found.wrong(exactly_once=verdict.exactly_once):
                 problems.append(
                     f"{kind}: {found.missing} missing, {found.duplicate} duplicate, {found.different} different, "
-                    f"{found.unexpected} unexpected, {found.misordered} devices in another order\n{found.first}"
+                    f"{found.unexpected} unexpected, {found.misordered} lanes in another order\n{found.first}"
                 )
             if not found.expected:
                 problems.append(f"{kind}: the uninterrupted run has no record; the comparison proves nothing")

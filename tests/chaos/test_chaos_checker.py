@@ -34,14 +34,14 @@ def figures(result: Comparison) -> tuple[int, ...]:
         (letters(1, 3, 2, 4, start=7), (0, 0, 0, 0, 1), "came in another order"),
     ],
 )
-def test_each_difference(found, wanted, words):
+def test_each_difference(found: list[Entry], wanted: tuple[int, ...], words: str) -> None:
     result = compare("dlq", 0, EXPECTED, found)
     assert figures(result) == wanted
     assert words in result.first
     assert bool(result.first) == any(wanted)
 
 
-def test_changed_bytes_and_histories():
+def test_changed_bytes_and_histories() -> None:
     found = letters(1, 2, 3, 4, start=7)
     found[2] = Entry(found[2].key, b"other", found[2].headers, found[2].offset, found[2].ts_ms)
     result = compare("dlq", 3, EXPECTED, found)
@@ -55,13 +55,13 @@ def test_changed_bytes_and_histories():
     assert any("offset 9  written 00:00:09.000" in line for line in lines)
 
 
-def test_only_exactly_once_forbids_duplicates():
+def test_only_exactly_once_forbids_duplicates() -> None:
     result = compare("dlq", 0, EXPECTED, letters(1, 2, 2, 3, 4, start=7))
     assert result.wrong(exactly_once=True) == 1
     assert result.wrong(exactly_once=False) == 0
 
 
-def test_what_rightly_comes_twice_is_told_apart_by_its_content():
+def test_what_rightly_comes_twice_is_told_apart_by_its_content() -> None:
     twice = [*letters(1), Entry(b"veh-1", b"again", letters(1)[0].headers)]
     assert figures(compare("dlq", 0, twice, twice)) == (0, 0, 0, 0, 0)
     assert figures(compare("dlq", 0, twice, twice[:1])) == (1, 0, 0, 0, 0)
