@@ -1,4 +1,4 @@
-"""Scan the locked set for known vulnerabilities. The rule: a scan that could not be made never passes for a clean one.
+"""Scan the locked set for known vulnerabilities. The rule: a scan that was not made never passes for a clean one.
 
 ``python .ci/audit.py LOCK ...``: exit 0 nothing known, 1 vulnerabilities found, 75 not scanned (no tool, no
 database). The lists name every package with its hashes, so nothing is resolved, and only advisories are asked for.

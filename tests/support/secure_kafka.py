@@ -1,23 +1,27 @@
 """A real broker that lets nobody in without proof: TLS, SCRAM, client certificates, and an authoriser.
 
 Two ports: `password` (SASL_SSL) and `certificate` (SSL, mutual). Whoever has no ACL may do nothing.
+``python tests/support/secure_kafka.py FOLDER`` runs one until Ctrl-C, with a settings file for each user in FOLDER.
 """
 
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pki
+import yaml
 from confluent_kafka import KafkaException
 
 from fleetwatch.kafka import config, jvm, network, process
@@ -232,3 +236,26 @@ def tls_port(pair: pki.Pair) -> Iterator[int]:
         finally:
             ended.set()
             thread.join(5)
+
+
+def write_settings(made: SecureKafka) -> None:
+    """A settings file a user, `<user>.yaml`, and for the worker also `worker-certificate.yaml`."""
+    files = {user: made.kafka(user) for user in USERS} | {"worker-certificate": made.kafka_mutual("worker")}
+    for name, kafka in files.items():
+        text = yaml.safe_dump({"kafka": {k: str(v) for k, v in kafka.items()}}, sort_keys=False)
+        (made.folder / f"{name}.yaml").write_text(text)
+
+
+def main() -> None:
+    """Run a broker until Ctrl-C."""
+    folder = Path(sys.argv[1]).absolute()
+    folder.mkdir(parents=True)
+    with secure_kafka(folder) as made:
+        write_settings(made)
+        print(f"ready; settings of {', '.join(USERS)} in {folder}; Ctrl-C ends it", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()
