@@ -48,6 +48,7 @@ class Topics:
     truth: TopicSpec
     devices: TopicSpec
     control: TopicSpec
+    schemas: TopicSpec
 
     def all(self) -> tuple[TopicSpec, ...]:
         return tuple(getattr(self, field) for field in self.__slots__)
@@ -123,6 +124,15 @@ def topics(settings: Settings) -> Topics:
             "Orders to running simulators: inject a fault.",
             outputs,
             (("producer",), ("producer",)),
+            1,
+        ),
+        schemas=spec(
+            "schemas",
+            "header, hex",
+            "Avro schema, JSON",
+            "Schemas that producers write with.",
+            (("cleanup.policy", "compact"),),
+            ((), ()),
             1,
         ),
     )

@@ -6,13 +6,10 @@ offset, all that is known of the device.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +18,7 @@ from streams.core.devices import D_KEY_LEN, D_OFFSET, D_OWNER
 from streams.core.effects import Message
 from streams.core.engine import Engine
 from streams.core.layout import Layout
-from telemetry import schemas
+from telemetry import codec, schemas
 from telemetry.codec import zigzag
 from telemetry.framescan import ID_MAX
 
@@ -91,18 +88,12 @@ def load(core: Core, values: Iterable[bytes], wanted_owners: set[int], found: Re
     wanted_owners : rows of other owners are passed over: one changelog partition serves two input topics.
     found : is added to.
     """
-    schema, header = schemas.parsed("state_row"), schemas.header("state_row")
     groups: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
     for value in values:
-        if value[:10] != header:
-            found.set_aside["another schema"] += 1
-            continue
-        stream = io.BytesIO(value)
-        stream.seek(10)
         try:
-            record: Any = fastavro.schemaless_reader(stream, schema, None)
-        except (EOFError, ValueError, IndexError) as exc:
-            found.set_aside[f"damaged ({type(exc).__name__})"] += 1
+            record = codec.decode("state_row", value)
+        except codec.RefusedError as exc:
+            found.set_aside[f"refused ({exc.reason.code})"] += 1
             continue
         if record["catalog"] not in core.catalogs:
             found.set_aside[f"no catalogue entry {record['catalog']}"] += 1
