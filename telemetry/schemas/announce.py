@@ -58,9 +58,7 @@ class AnnouncedSchemas:
     def _end(self, consumer: Consumer) -> int:
         """The topic's end as of now; 0 if there is no topic."""
         try:
-            _, end = consumer.get_watermark_offsets(
-                self._at, timeout=self._settings.kafka.connect_timeout_s, cached=False
-            )
+            return self._ask(consumer)
         except KafkaException as exc:
             code = exc.args[0].code()
             if code in _ABSENT:
@@ -73,6 +71,14 @@ class AnnouncedSchemas:
             raise BrokerUnavailableError(
                 f"no answer about topic {self._at.topic} from {self._settings.kafka.bootstrap}: {exc.args[0].str()}"
             ) from exc
+
+    def _ask(self, consumer: Consumer) -> int:
+        timeout_s = self._settings.kafka.connect_timeout_s
+        # the brokers are asked in any case: what the client remembers of a missing topic may be out of date
+        error = consumer.list_topics(self._at.topic, timeout_s).topics[self._at.topic].error
+        if error is not None:
+            raise KafkaException(error)
+        _, end = consumer.get_watermark_offsets(self._at, timeout=timeout_s, cached=False)
         return int(end)
 
     def refresh(self) -> Sequence[Told]:
@@ -83,7 +89,10 @@ class AnnouncedSchemas:
         BrokerUnavailableError, TopicError : the end cannot be had or reached.
         """
         if self._consumer is None:
-            self._consumer = clients.consumer(self._settings, "fleetwatch.schemas", enable_partition_eof=True)
+            # uncommitted: somebody's open transaction must not hide what was announced after it;
+            # a short wait: the next question goes over the same connection, behind the last fetch
+            options = {"enable_partition_eof": True, "isolation_level": "read_uncommitted", "fetch_wait_max_ms": 10}
+            self._consumer = clients.consumer(self._settings, "fleetwatch.schemas", **options)
         end = self._end(self._consumer)
         if end < self._reached:  # the topic was made anew
             self._reached = 0
@@ -92,28 +101,32 @@ class AnnouncedSchemas:
         self._at.offset = self._reached
         self._consumer.assign([self._at])
         try:
-            return self._read(self._consumer, end)
+            found = self._read(self._consumer, end)
         finally:
             self._consumer.unassign()
+        self._reached = end
+        return found
 
     def _read(self, consumer: Consumer, end: int) -> list[Told]:
         found: list[Told] = []
-        until_s = time.monotonic() + self._settings.kafka.connect_timeout_s
-        while self._reached < end:
-            for message in consumer.consume(100, _POLL_S):
-                error = message.error()
-                if error is None:
-                    found += self._told(message)
-                    self._reached = message.offset() + 1
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own name
-                    self._reached = max(self._reached, message.offset())
-                else:
-                    raise BrokerUnavailableError(f"topic {self._at.topic} cannot be read: {error.str()}")
-            if time.monotonic() > until_s and self._reached < end:
+        at, until_s = self._reached, time.monotonic() + self._settings.kafka.connect_timeout_s
+        while at < end:
+            if time.monotonic() > until_s:
                 raise BrokerUnavailableError(
                     f"topic {self._at.topic} cannot be read to its end within "
-                    f"{self._settings.kafka.connect_timeout_s:g} s: at {self._reached} of {end}"
+                    f"{self._settings.kafka.connect_timeout_s:g} s: at {at} of {end}"
                 )
+            message = consumer.poll(_POLL_S)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                found += self._told(message)
+                at = message.offset() + 1
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own name
+                at = max(at, message.offset())
+            else:
+                raise BrokerUnavailableError(f"topic {self._at.topic} cannot be read: {error.str()}")
         return found
 
     def _told(self, message: Message) -> list[Told]:

@@ -72,7 +72,8 @@ def test_a_tombstone_takes_nothing_back_that_is_in_use(settings):
     assert header_of(NEXT) in learn.book
 
 
-def test_a_broker_that_is_away_is_named_and_nothing_is_concluded():
+def test_a_broker_that_is_away_is_named_and_nothing_is_concluded(monkeypatch):
+    monkeypatch.delenv("FLEETWATCH_KAFKA__BOOTSTRAP", raising=False)
     away = settings_module.load(environ={}, kafka={"bootstrap": "127.0.0.1:9", "connect_timeout_s": 1})
     with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:9"):
         AnnouncedSchemas(away).refresh()
