@@ -85,7 +85,9 @@ class Sender:
             self.problems.append(f"a record for {at} was not delivered: {error.str()}")
             return
         with self._lock:
-            self._ends[at] = max(self._ends[at], message.offset() + 1)
+            # no offset: the broker had the record already, from a request whose answer was lost
+            offset = message.offset() if message.offset() is not None else self._ends[at]
+            self._ends[at] = max(self._ends[at], offset + 1)
             self.total += 1
 
     def acked(self) -> dict[TopicPart, int]:
