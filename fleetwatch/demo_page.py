@@ -159,9 +159,10 @@ def summary(page: Page, figures: Figures, result: Result) -> None:
     row("frames", f"{f.frames:,} sent, {f.acknowledged:,} acknowledged, {f.processed:,} processed")
     row("samples", f"{f.samples:,}; {f.samples / f.run_s:,.0f} samples/s, {f.frames / f.run_s:,.0f} frames/s")
     row("windows", f"{f.windows:,} published")
-    row("latency", f"{_points(f.steady_s)}: frame sent to alert at the broker, {_events(f.steady_s)}")
+    row("latency", f"{_points(f.steady_s)}: frame sent to alert written at the broker, {_events(f.steady_s)}")
     if f.failover_s:
         row("", f"{_points(f.failover_s)}: while a worker was dead or joining, {_events(f.failover_s)}")
+    row("", "a reader of committed records sees an alert with the checkpoint that follows")
     if not math.isnan(f.takeover_s):
         row("worker killed", f"the other one held all partitions after {seconds(f.takeover_s)}")
     _faults(page, result, row)
