@@ -74,6 +74,28 @@ def ends(admin: AdminClient, at: Iterable[TopicPart], *, committed: bool) -> dic
     return {(tp.topic, tp.partition): future.result(30).offset for tp, future in answers.items()}
 
 
+def await_leaders(admin: AdminClient, at: Iterable[TopicPart], timeout_s: float) -> None:
+    """Return when the leader of each partition answers for it.
+
+    Before that a new partition can lose what is sent to it: its first batch is refused, the second, in flight behind
+    it, is taken, and the first one's repetition is then taken for a copy.
+
+    Raises
+    ------
+    KafkaException : some do not within the time.
+    """
+    wanted, end = list(at), time.monotonic() + timeout_s
+    while True:
+        try:
+            ends(admin, wanted, committed=False)
+        except KafkaException:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
 def open_transactions(admin: AdminClient, at: Iterable[TopicPart], timeout_s: float) -> list[TopicPart]:
     """Wait until no transaction is open; returns the partitions where one still is."""
     wanted, end = list(at), time.monotonic() + timeout_s

@@ -27,7 +27,7 @@ from tests.chaos.cluster import BrokerError, Cluster, Host
 from tests.chaos.faults import FAULTS, Fault, NotFiredError, WorkerKill, World
 from tests.chaos.net import Network
 from tests.chaos.plan import Step
-from tests.chaos.reading import TopicPart
+from tests.chaos.reading import TopicPart, await_leaders
 from tests.chaos.sending import Sender
 from tests.chaos.verdict import Verdict, check
 from tests.chaos.watch import Recovery, Watch, wait_over
@@ -153,6 +153,8 @@ class Session:
         stack.callback(workers.close)
         self.world = World(cluster, workers, clients.admin(self.settings), SESSION_TIMEOUT_S, network)
         self.world.await_in_sync()
+        made = [spec for spec in self.names.all() if spec.co_partitioned]
+        await_leaders(self.world.admin, [(spec.name, p) for spec in made for p in range(PARTITIONS)], 30.0)
         inputs = tuple(spec.name for spec in self.names.inputs)
         source = records(self.options.seed, PARTITIONS)
         self.sender = Sender(self.settings, (inputs[0], inputs[1]), source, self.options.rate)
