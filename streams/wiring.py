@@ -40,8 +40,8 @@ def policy_spec(settings: Settings) -> PolicySpec:
     )
 
 
-def engine_spec(settings: Settings) -> EngineSpec:
-    """What the core does for every class."""
+def engine_spec(settings: Settings, partitions: int = 0) -> EngineSpec:
+    """What the core does for every class. partitions : see `EngineSpec`."""
     w, o = settings.windows, settings.outputs
     return EngineSpec(
         windows=WindowSpec(_us(w.size_s), _us(w.hop_s), _us(w.grace_s), w.features, w.hist_bins),
@@ -50,6 +50,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
         scores_min_surprise=o.scores_min_surprise if o.scores else None,
         late=o.late,
         devices_max=settings.processing.devices_max,
+        partitions=partitions,
     )
 
 
@@ -103,8 +104,8 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     return make
 
 
-def make_core(settings: Settings) -> Core:
-    """The worker's core.
+def make_core(settings: Settings, *, partitions: int = 0) -> Core:
+    """The worker's core. partitions : of its topics; 0 = frames may be on any, as those of a file are.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def make_core(settings: Settings) -> Core:
     inputs = topics(settings).inputs
     return Core(
         catalogs,
-        engine_spec(settings),
+        engine_spec(settings, partitions),
         factory,
         [spec.name for spec in inputs],
         ["vehicle", "device"],

@@ -16,7 +16,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.changelog import Changelog, Wanted
+from streams.changelog import Changelog, RestoreStoppedError, Wanted
 from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
 from streams.outlet import Outlet, Patience, UndeliveredError
@@ -57,7 +57,7 @@ class Worker:
     def __init__(self, settings: Settings, name: str, stopping: Callable[[], bool]) -> None:
         self.settings, self.name = settings, name
         self.topics = topics(settings)
-        self.core = make_core(settings)
+        self.core = make_core(settings, partitions=settings.topics.partitions)
         self.core.evict = self._release_parked
         self._stopping, self._patience = stopping, Patience(stopping)
         results = self._outlet()
@@ -270,7 +270,11 @@ class Worker:
             if results.transactional and (results.open or self.owned.pending()):
                 log.warning("work of the last generation was not final: it will be done again")
                 await self._let_go()
-            await self._take(self._assigned)
+            try:
+                await self._take(self._assigned)
+            except RestoreStoppedError:
+                log.info("stopped while restoring: nothing is in hand")
+                return
             self._accepting = True
             self.rebalances += 1
             self.restored = True

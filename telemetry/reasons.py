@@ -30,6 +30,7 @@ class Reason(IntEnum):
     BATCH_CODEC = 19
     BATCH_CRC = 20
     BATCH_FORMAT = 21
+    WRONG_PARTITION = 22
 
     @property
     def code(self) -> str:
@@ -38,7 +39,7 @@ class Reason(IntEnum):
     @property
     def stage(self) -> str:
         """transport: a whole batch; schema: the header; decode: the bytes; contract: what the frame says."""
-        if self >= Reason.BATCH_TOO_LARGE:
+        if Reason.BATCH_TOO_LARGE <= self <= Reason.BATCH_FORMAT:
             return "transport"
         if self in (Reason.BAD_HEADER, Reason.UNKNOWN_FINGERPRINT):
             return "schema"
@@ -68,4 +69,5 @@ TEXT: dict[Reason, str] = {
     Reason.BATCH_CODEC: "the batch names a compression codec that Kafka does not have; the letter holds it whole",
     Reason.BATCH_CRC: "the batch does not have the checksum that it names, however often it is read",
     Reason.BATCH_FORMAT: "the batch has message format v0 or v1; formats before v2 are not read",
+    Reason.WRONG_PARTITION: "the record is on another partition than its key's by the partitioner murmur2",
 }

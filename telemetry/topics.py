@@ -64,7 +64,12 @@ def topics(settings: Settings) -> Topics:
     inputs = (("retention.ms", str(int(t.input_retention_hours * HOUR_MS))),)
     outputs = (("retention.ms", str(int(t.output_retention_hours * HOUR_MS))),)
     broker_time = (*outputs, ("message.timestamp.type", "LogAppendTime"))
-    compact = (("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.3"), ("segment.ms", "3600000"))
+    compact = (
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.3"),
+        ("segment.ms", "3600000"),
+        ("segment.bytes", str(32 << 20)),
+    )
 
     def spec(
         name: str,

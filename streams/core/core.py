@@ -23,6 +23,7 @@ from streams.core.devices import (
     C_REPLAYED,
     C_SAMPLES,
     D_OWNER,
+    OWNER_SHIFT,
 )
 from streams.core.effects import DeadLetter, Effects
 from streams.core.engine import Engine, EngineSpec, Lineup, Source
@@ -42,9 +43,6 @@ from telemetry.framescan import F_CLASS, ClassTable
 from telemetry.rawmem import copy_bytes
 from telemetry.reasons import Reason
 from telemetry.schemas.book import Learner
-
-#: How a device's row names the input partition that it belongs to.
-OWNER_SHIFT = 20
 
 COUNTER_NAMES: Mapping[str, int] = {
     "frames": C_FRAMES,

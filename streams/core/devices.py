@@ -27,6 +27,7 @@ from telemetry.framescan import (
     load_tail,
     valid_id,
 )
+from telemetry.partitioner import partition_at
 from telemetry.rawmem import INLINE, load_u64
 
 # Words of a device's row, int64 (n, DEVICE_WORDS): two cache lines.
@@ -55,7 +56,7 @@ BACKWARDS_ONE = 2
 COUNTERS = 16
 
 # What `place` returns besides the next frame's number.
-DONE, BLOCK_FULL, TABLE_FULL, BAD_ID = range(4)
+DONE, BLOCK_FULL, TABLE_FULL, BAD_ID, MISPLACED = range(5)
 
 # Order of a block's row.
 OUT_OF_ORDER, IN_ORDER, RESTART = 0, 1, 2
@@ -63,6 +64,10 @@ OUT_OF_ORDER, IN_ORDER, RESTART = 0, 1, 2
 GAP_MAX = 1 << 20
 #: So many frames in a row, rightly numbered but with a time that runs backwards: the device's clock was set back.
 BACKWARDS_FRAMES = 16
+
+#: How a device's row names the input partition that it belongs to: the topic's number above the partition's.
+OWNER_SHIFT = 20
+PARTITION_MASK = (1 << OWNER_SHIFT) - 1
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _ROW_BITS = np.uint64(32)
@@ -153,6 +158,7 @@ def place(
     count: int,
     wanted: int,
     owner: int,
+    partitions: int,
     signals: int,
     devices: NDArray[np.int64],
     index: NDArray[np.uint64],
@@ -167,7 +173,8 @@ def place(
     """Turn frames first..count-1 of class `wanted` into rows of the block, appended from counters[C_ROWS].
 
     values is flat, (rows * signals,), the bits of float32. Returns (what, next frame): DONE, BLOCK_FULL,
-    TABLE_FULL (make room, call again from that frame) or BAD_ID (that frame is refused; go on after it).
+    TABLE_FULL (make room, call again from that frame), BAD_ID or MISPLACED (that frame is refused; go on after it).
+    partitions : of the topic; a device's frames belong to its id's. 0 = not looked at.
     """
     rows = counters[C_ROWS]
     rows_max = len(slots)
@@ -181,10 +188,14 @@ def place(
         at = table[i, F_ID_AT]
         n = table[i, F_ID_LEN]
         slot, j, tag = _find(at, n, table[i, F_VALUES_AT], devices, index)
+        if slot < 0 and not valid_id(at, n):
+            counters[C_ROWS] = rows
+            return BAD_ID, i
+        moved = slot < 0 or devices[slot, D_OWNER] != owner
+        if partitions > 0 and moved and partition_at(at, n, partitions) != owner & PARTITION_MASK:
+            counters[C_ROWS] = rows
+            return MISPLACED, i
         if slot < 0:
-            if not valid_id(at, n):
-                counters[C_ROWS] = rows
-                return BAD_ID, i
             if counters[C_FREE] > 0:
                 slot = np.int64(free[counters[C_FREE] - 1])
             elif counters[C_DEVICES] < len(devices):

@@ -22,6 +22,7 @@ from streams.core.devices import (
     C_ROWS,
     D_FIRST_TS,
     DEVICE_WORDS,
+    MISPLACED,
     TABLE_FULL,
     DeviceTable,
     place,
@@ -42,6 +43,12 @@ Stage = WatchStage | WindowStage | AlertStage | Detector
 
 #: Features of a window that window-rate detectors see, for each signal.
 WINDOW_COLUMNS = ("mean", "std")
+#: What `place` refuses a frame for.
+REFUSALS = {
+    TABLE_FULL: Reason.STATE_FULL,
+    BAD_ID: Reason.BAD_DEVICE_ID,
+    MISPLACED: Reason.WRONG_PARTITION,
+}
 #: A frame of the largest size in values: a block has room for it.
 FRAME_VALUES_MAX = 16_384
 
@@ -69,6 +76,7 @@ class EngineSpec:
     """What the core does for every class.
 
     scores_min_surprise : a window's scores below this are not published; None = no scores at all.
+    partitions : of the inputs: a device's frames on another than its id's are refused. 0 = not looked at.
     """
 
     windows: WindowSpec
@@ -77,6 +85,7 @@ class EngineSpec:
     scores_min_surprise: float | None = 0.0
     late: bool = True
     devices_max: int = 2_000_000
+    partitions: int = 0
     block_values: int = 64 * 1024
 
 
@@ -179,7 +188,7 @@ class Engine:
         devices.counters[C_ROWS] = 0
         while first < count:
             what, first = place(
-                table, first, count, self.class_no, source.owner, self.d,
+                table, first, count, self.class_no, source.owner, self.spec.partitions, self.d,
                 devices.rows, devices.index, devices.free,
                 self._slots, self._ts_us, self._values.reshape(-1).view(np.uint32), self._frame_no,
                 self._order, devices.counters,
@@ -190,9 +199,8 @@ class Engine:
                 self.grow_to(devices.capacity + 1)
             elif what == TABLE_FULL and self.evict():
                 continue
-            elif what in (TABLE_FULL, BAD_ID):
-                reason = Reason.BAD_DEVICE_ID if what == BAD_ID else Reason.STATE_FULL
-                effects.dead.append(refused(table, first, source, reason))
+            elif what in REFUSALS:
+                effects.dead.append(refused(table, first, source, REFUSALS[what]))
                 first += 1
         self._flush(table, source, effects)
 

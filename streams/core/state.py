@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.core.core import OWNER_SHIFT, Core
-from streams.core.devices import D_KEY_LEN, D_OFFSET, D_OWNER
+from streams.core.core import Core
+from streams.core.devices import D_KEY_LEN, D_OFFSET, D_OWNER, PARTITION_MASK
 from streams.core.effects import Message
 from streams.core.engine import Engine
 from streams.core.layout import Layout
 from telemetry import codec, schemas
 from telemetry.codec import zigzag
 from telemetry.framescan import ID_MAX
-
-_PARTITION_MASK = (1 << OWNER_SHIFT) - 1
 
 
 def _text(value: str) -> bytes:
@@ -43,7 +41,7 @@ def pack(engine: Engine, slots: NDArray[np.int32]) -> list[Message]:
     row_len, bank_len = zigzag(width), zigzag(bank_width)
     device = engine.devices.rows[slots]
     offsets = device[:, D_OFFSET].tolist()
-    partitions = (device[:, D_OWNER] & _PARTITION_MASK).tolist()
+    partitions = (device[:, D_OWNER] & PARTITION_MASK).tolist()
     messages: list[Message] = []
     for i, key in enumerate(engine.devices.keys(slots)):
         tail = bank_len + bank_data[i * bank_width : (i + 1) * bank_width] if has_bank[i] else b"\x00"
