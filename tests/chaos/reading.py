@@ -21,17 +21,21 @@ from telemetry.settings import Settings
 from tests.chaos.records import Entry
 
 TopicPart = tuple[str, int]
-READ_TIMEOUT_S = 120.0
+READ_TIMEOUT_S = 300.0
 
 
 def read(
-    settings: Settings, topic: str, partition: int, *, committed: bool = True, newest: bool = False
-) -> list[Entry]:
-    """A partition from its beginning to its end as of now; newest : only the last record of each key.
+    settings: Settings, at: Iterable[TopicPart], *, committed: bool = True, newest: frozenset[str] = frozenset()
+) -> dict[TopicPart, list[Entry]]:
+    """Partitions from their beginning to their end as of now.
+
+    Parameters
+    ----------
+    newest : topics of which only the last record of each key is kept.
 
     Raises
     ------
-    KafkaException : it cannot be read. TimeoutError : its end was not reached.
+    KafkaException : one cannot be read. TimeoutError : an end was not reached.
     """
     consumer = clients.consumer(
         settings,
@@ -40,25 +44,27 @@ def read(
         fetch_wait_max_ms=50,
         isolation_level="read_committed" if committed else "read_uncommitted",
     )
-    found: list[Entry] = []
-    last: dict[bytes | None, Entry] = {}
-    end = time.monotonic() + READ_TIMEOUT_S
+    found: dict[TopicPart, list[Entry]] = {where: [] for where in at}
+    last: dict[TopicPart, dict[bytes | None, Entry]] = {where: {} for where in found}
+    left, end = set(found), time.monotonic() + READ_TIMEOUT_S
     try:
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-        while time.monotonic() < end:
+        consumer.assign([TopicPartition(*where, OFFSET_BEGINNING) for where in found])
+        while left and time.monotonic() < end:
             for message in consumer.consume(5000, 0.05):
-                error = message.error()
-                if error is None and newest:
-                    last[message.key()] = _entry(message)
+                error, where = message.error(), (message.topic(), message.partition())
+                if error is None and where[0] in newest:
+                    last[where][message.key()] = _entry(message)
                 elif error is None:
-                    found.append(_entry(message))
+                    found[where].append(_entry(message))
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    return list(last.values()) if newest else found
+                    left.discard(where)
                 elif not error.retriable():
                     raise KafkaException(error)
     finally:
         consumer.close()
-    raise TimeoutError(f"the end of {topic}/{partition} was not reached within {READ_TIMEOUT_S:.0f} s")
+    if left:
+        raise TimeoutError(f"the ends of {sorted(left)} were not reached within {READ_TIMEOUT_S:.0f} s")
+    return {where: list(last[where].values()) if where[0] in newest else found[where] for where in found}
 
 
 def _entry(message: Any) -> Entry:
@@ -77,8 +83,8 @@ def ends(admin: AdminClient, at: Iterable[TopicPart], *, committed: bool) -> dic
 def await_leaders(admin: AdminClient, at: Iterable[TopicPart], timeout_s: float) -> None:
     """Return when the leader of each partition answers for it.
 
-    Before that a new partition can lose what is sent to it: its first batch is refused, the second, in flight behind
-    it, is taken, and the first one's repetition is then taken for a copy.
+    Before that a new partition can lose what is sent to it: its first batch is refused, the second, in flight
+    behind it, is taken, and the first one's repetition is then taken for a copy.
 
     Raises
     ------

@@ -71,17 +71,19 @@ def _check_input(at: TopicPart, sent: Sequence[int], held: Sequence[Entry], verd
         verdict.problems.append(f"{at}: {len(held)} records, the last at offset {held[-1].offset}")
 
 
-def _check_output(
-    settings: Settings, admin: AdminClient, kind: str, at: TopicPart, expected: list[Entry]
-) -> Comparison:
-    if kind == STATE:
-        return compare(kind, at[1], expected, read(settings, *at, newest=True))
-    found = read(settings, *at)
-    result = compare(kind, at[1], expected, found)
-    everything = read(settings, *at, committed=False)
-    result.aborted = len(everything) - len(found)
-    result.markers = ends(admin, [at], committed=False)[at] - len(everything)
-    return result
+def _check_outputs(
+    settings: Settings, admin: AdminClient, outputs: Mapping[str, TopicPart], expected: Mapping[str, list[Entry]]
+) -> list[Comparison]:
+    """One partition of every output topic. outputs : by kind."""
+    found = read(settings, outputs.values(), newest=frozenset({outputs[STATE][0]}))
+    results = {kind: compare(kind, at[1], expected[kind], found[at]) for kind, at in outputs.items()}
+    whole = [outputs[kind] for kind in OUTPUTS]
+    everything, last = read(settings, whole, committed=False), ends(admin, whole, committed=False)
+    for kind in OUTPUTS:
+        at = outputs[kind]
+        results[kind].aborted = len(everything[at]) - len(found[at])
+        results[kind].markers = last[at] - len(everything[at])
+    return list(results.values())
 
 
 def check(
@@ -105,21 +107,23 @@ def check(
     count = settings.topics.partitions
     outputs = {kind: getattr(names, kind).name for kind in (*OUTPUTS, STATE)}
     places = [(name, p) for name in outputs.values() for p in range(count)]
-    held = open_transactions(admin, places, ABORT_MARGIN_S)
-    if held:
-        verdict.problems.append(f"a transaction is still open on {held}: its readers would wait for ever")
+    stuck = open_transactions(admin, places, ABORT_MARGIN_S)
+    if stuck:
+        verdict.problems.append(f"a transaction is still open on {stuck}: its readers would wait for ever")
     reference = Uninterrupted(settings)
     verdict.topics = {kind: Comparison(kind) for kind in outputs}
     for p in range(count):
-        inputs = [read(settings, spec.name, p) for spec in names.inputs]
+        held = read(settings, [(spec.name, p) for spec in names.inputs])
+        inputs = [held[spec.name, p] for spec in names.inputs]
         for spec, entries in zip(names.inputs, inputs, strict=True):
             _check_input((spec.name, p), sent.get((spec.name, p), ()), entries, verdict)
             verdict.inputs += len(entries)
         if upto is not None:
             inputs = [entries[: upto[s.name, p]] for s, entries in zip(names.inputs, inputs, strict=True)]
         expected = reference.run(p, inputs)
-        for kind, name in outputs.items():
-            verdict.topics[kind].add(_check_output(settings, admin, kind, (name, p), expected[kind]))
+        at = {kind: (name, p) for kind, name in outputs.items()}
+        for found in _check_outputs(settings, admin, at, expected):
+            verdict.topics[found.kind].add(found)
         progress(
             f"checked partition {p + 1} of {count}: {verdict.inputs} input records, {verdict.wrong} differences"
         )
