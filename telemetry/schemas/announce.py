@@ -17,7 +17,7 @@ from telemetry.errors import BrokerUnavailableError, DeliveryError, TopicError
 from telemetry.schemas.book import Told
 from telemetry.schemas.shapes import TEXT_BYTES_MAX
 from telemetry.settings import Settings
-from telemetry.topics import TopicSpec, ensure
+from telemetry.topics import TopicSpec, ensure, topics
 
 #: Versions up to this one are known to every process that reads announcements: they need none.
 KNOWN_TO_ALL = 1
@@ -30,15 +30,7 @@ FLUSH_S = 30.0
 
 def topic(settings: Settings) -> TopicSpec:
     """`<prefix>.schemas`: key = the header of the messages, hex; value = their schema, JSON."""
-    return TopicSpec(
-        f"{settings.topics.prefix}.schemas",
-        "header, hex",
-        "Avro schema, JSON",
-        "Schemas that producers write with.",
-        1,
-        (("cleanup.policy", "compact"),),
-        co_partitioned=False,
-    )
+    return topics(settings).schemas
 
 
 class AnnouncedSchemas:

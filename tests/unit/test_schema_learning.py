@@ -21,6 +21,7 @@ from telemetry.schemas.book import Learner, SchemaBook, Told
 
 T0 = 1_760_000_000_000_000
 NEXT = with_fields([BOOT_ID])
+CATALOGS = catalog.load()
 SETTINGS = settings_module.load(environ={}, detectors=[], windows={"size_s": 1, "hop_s": 1, "grace_s": 0})
 
 
@@ -39,7 +40,7 @@ class Channel:
 
 def core(*sources: Channel) -> Core:
     return Core(
-        catalog.load(),
+        CATALOGS,
         engine_spec(SETTINGS),
         detector_factory(SETTINGS),
         ["vehicles", "devices"],
@@ -54,7 +55,7 @@ def frames(count: int, entry: str, headers: Sequence[bytes | None]) -> list[tupl
     for seq in range(count):
         header = headers[seq % len(headers)]
         record = {"device_id": "d-1", "catalog": entry, "seq": seq, "ts": T0 + 500_000 * seq, "period_us": 0}
-        record["values"] = [float(seq)] * len(catalog.load()[entry].signals)
+        record["values"] = [float(seq)] * len(CATALOGS[entry].signals)
         value = codec.encode("frame", record) if header is None else write(NEXT, record | {"boot_id": 7}, header)
         found.append((b"d-1", value))
     return found
