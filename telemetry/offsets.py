@@ -14,6 +14,10 @@ _PASSING = frozenset(
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError._NOENT,  # noqa: SLF001 - no leader is known
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError.KAFKA_STORAGE_ERROR,
         KafkaError.UNKNOWN_TOPIC_OR_PART,  # a broker that has not heard of a new topic yet
     }
 )
