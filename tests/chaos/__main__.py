@@ -111,8 +111,10 @@ def run(
         outcome = session.outcome
     if data:
         report.write_json(data, outcome)
-    shown = " ".join(["python -m tests.chaos", *sys.argv[1:]])
-    text = report.as_markdown(outcome, shown)
+    wishes = f"--seed {seed} --kills {kills} --broker-kills {broker_kills} --rate {rate:g}"
+    text = report.as_markdown(
+        outcome, f"python -m tests.chaos run {wishes}" + (f" --faults {subset}" if subset else "")
+    )
     click.echo(text)
     if page and not outcome.problems:
         report.write(page, text)
