@@ -71,9 +71,13 @@ def full_name(schema: dict[str, Any]) -> str:
 
 
 @cache
+def _names() -> dict[str, str]:
+    return {full_name(raw(name)): name for name in NAMES}
+
+
 def name_of(record: str) -> str | None:
     """Our name of a record by its full name: ``io.fleetwatch.telemetry.Frame`` is ``frame``; None = not ours."""
-    return {full_name(raw(name)): name for name in NAMES}.get(record)
+    return _names().get(record)
 
 
 @cache

@@ -59,6 +59,10 @@ def _may_be_empty(node: Any) -> bool:
     return bool(node == "null")
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
 def _record(node: dict[str, Any], path: str, depth: int) -> list[str]:
     fields = node.get("fields")
     if not isinstance(fields, list) or not all(isinstance(f, dict) and "type" in f for f in fields):
@@ -72,6 +76,8 @@ def _record(node: dict[str, Any], path: str, depth: int) -> list[str]:
         name = field.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             found.append(f"{path}: {str(name)[:40]!r} is not a field's name")
+        elif not _are_texts(field.get("aliases", [])):
+            found.append(f"{path}.{name}: its aliases are not a list of names")
         else:
             found += _walk(field["type"], f"{path}.{name}", depth + 1)
     return found
@@ -85,9 +91,12 @@ def _named(node: dict[str, Any], path: str, depth: int) -> list[str]:
         return _record(node, path, depth)
     if kind == "fixed" and not (isinstance(node.get("size"), int) and node["size"] > 0):
         return [f"{path}: a fixed has a size above 0"]
-    symbols = node.get("symbols")
-    if kind == "enum" and not (isinstance(symbols, list) and symbols and all(isinstance(s, str) for s in symbols)):
-        return [f"{path}: an enum has a list of symbols"]
+    if kind == "enum":
+        symbols = node.get("symbols")
+        if not symbols or not _are_texts(symbols):
+            return [f"{path}: an enum has a list of symbols"]
+        if "default" in node and node["default"] not in symbols:
+            return [f"{path}: the default is not one of the symbols"]
     return []
 
 
