@@ -97,7 +97,7 @@ class Changelog:
         first = self._offsets(wanted, OffsetSpec.earliest())
         starts = {p: max(w.start, first[p]) for p, w in wanted.items()}
         self.done, self.total = 0, sum(max(0, ends[p] - starts[p]) for p in wanted)
-        found = Restored()
+        found = Restored(ends=ends)
         left = {p for p in wanted if starts[p] < ends[p]}
         if left:
             self._read(wanted, {p: starts[p] for p in left}, {p: ends[p] for p in left}, found)

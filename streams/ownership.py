@@ -33,24 +33,27 @@ def group_metadata(group: str, generation: int, member: str) -> bytes:
 class Parked:
     """A partition that was revoked while its rows were as committed. at_s : when, by the monotonic clock.
 
-    state_end : end of its changelog partition then: what others write of it comes later.
+    since : see `Ownership`.
     """
 
     applied: int
-    state_end: int
+    since: int
     at_s: float
 
 
 @dataclass(slots=True)
 class Ownership:
-    """applied, final : next offset by owned partition. membership : (generation, member id) that it was given to.
+    """applied, final : next offset by owned partition. membership : (generation, member id) that it was given.
 
+    since : an end of its changelog partition from a time when it was certainly ours: what others write of it
+        comes later. (Not the end when it is revoked: by the time that we hear of it another may have written.)
     awaiting : partitions whose next event must begin at `applied` after a seek; what comes before is left.
     """
 
     applied: dict[TopicPart, int] = field(default_factory=dict)
     final: dict[TopicPart, int] = field(default_factory=dict)
     awaiting: set[TopicPart] = field(default_factory=set)
+    since: dict[TopicPart, int] = field(default_factory=dict)
     parked: dict[TopicPart, Parked] = field(default_factory=dict)
     membership: tuple[int, str] = (-1, "")
 
@@ -64,13 +67,19 @@ class Ownership:
             if at in self.applied:
                 self.final[at] = offset
 
-    def take(self, at: TopicPart, offset: int) -> None:
+    def take(self, at: TopicPart, offset: int, since: int) -> None:
         """Own a partition from a committed offset on."""
         self.applied[at] = self.final[at] = offset
+        self.since[at] = since
         self.awaiting.add(at)
+
+    def park(self, at: TopicPart, now_s: float) -> None:
+        """Keep its rows for the case that it comes back; they must be as committed."""
+        self.parked[at] = Parked(self.applied[at], self.since[at], now_s)
 
     def drop(self, some: Iterable[TopicPart]) -> None:
         for at in list(some):
             self.applied.pop(at, None)
             self.final.pop(at, None)
+            self.since.pop(at, None)
             self.awaiting.discard(at)

@@ -56,7 +56,8 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         names = topics(settings)
-        self._watched = [spec.name for spec in (*names.inputs, names.state)]
+        outputs = (names.state, names.features, names.scores, names.alerts, names.late, names.dlq)
+        self._watched = [spec.name for spec in (*names.inputs, *outputs)]
 
     def problem(self) -> str | None:
         """What has become of the topics that the worker cannot live with; None = nothing.
@@ -79,7 +80,9 @@ class Cluster:
 
     def ends(self, partitions: list[TopicPart]) -> dict[TopicPart, int]:
         """Raises KafkaException if no broker answers."""
-        return offsets.offsets_of(clients.admin(self._settings), partitions, OffsetSpec.latest(), ANSWER_S)
+        return offsets.offsets_of(
+            clients.admin(self._settings), partitions, OffsetSpec.latest(), ANSWER_S, stable=True
+        )
 
 
 class Watchdog:

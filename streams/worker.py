@@ -20,7 +20,7 @@ from streams.changelog import Changelog, RestoreStoppedError, Wanted
 from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
 from streams.outlet import Outlet, Patience, UndeliveredError
-from streams.ownership import Ownership, Parked, TopicPart
+from streams.ownership import Ownership, TopicPart
 from streams.publisher import Publisher
 from streams.transport.rawfetch import RawBatches
 from streams.warmup import warm_up
@@ -36,6 +36,8 @@ EXIT_SOFTWARE = 70
 LOST_MAX = 6
 #: Events that do not begin where they should, in a row: reading does not go on by itself.
 MISPLACED_MAX = 50
+#: How often the changelog's ends are asked for, so that a partition that comes back is read from there.
+MARK_EVERY_S = 30.0
 #: A restore or a rebalance shorter than this does not take readiness away.
 READY_GRACE_S = 10.0
 #: (which clock, seconds from it to the alert)
@@ -74,6 +76,7 @@ class Worker:
         self._assigned: set[TopicPart] = set()
         self._accepting, self._paused_at = False, time.monotonic()
         self._lost = self._misplaced = 0
+        self._marked_at = time.monotonic()
         self.newest_ts_ms: dict[TopicPart, int] = {}
         self.restored = False
         self.rebalances = self.recoveries = 0
@@ -191,7 +194,7 @@ class Worker:
         async with self._lock:
             if not self._accepting:
                 return False
-            published = self.publisher.published
+            published, marks = self.publisher.published, await self._marks()
             try:
                 done = await self.checkpoints.run(self._consumer.commit_group)
             except CheckpointError as exc:
@@ -202,9 +205,23 @@ class Worker:
                 return False
             if done:
                 self._finished, self._lost = published, 0
+                self.owned.since |= marks  # the commit has shown that they were ours when the ends were asked for
                 self._moved_at = time.monotonic()
             self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
             return done
+
+    async def _marks(self) -> dict[TopicPart, int]:
+        """Ends of the changelog for `Ownership.since`, now and then; empty most of the time."""
+        if time.monotonic() - self._marked_at < MARK_EVERY_S:
+            return {}
+        self._marked_at, held = time.monotonic(), list(self.owned.applied)
+        loop = asyncio.get_running_loop()
+        try:
+            ends = await loop.run_in_executor(None, self.changelog.ends, {partition for _, partition in held})
+        except KafkaException as exc:
+            log.debug("no ends of the changelog this time: %s", exc.args[0].str())  # older ones are as right
+            return {}
+        return {at: ends[at[1]] for at in held}
 
     def _loss(self, exc: KafkaException | UndeliveredError) -> CheckpointError:
         """Why results could not be handed over. Re-raises the exception where there are no transactions."""
@@ -302,44 +319,46 @@ class Worker:
             for at in wanted & self.owned.applied.keys()
             if committed[at] == self.owned.applied[at] or (not exact and committed[at] < self.owned.applied[at])
         }
-        await self._give_up(self.owned.applied.keys() - kept, wanted)
-        plan = self._plan(wanted - kept, committed)
+        self._give_up(self.owned.applied.keys() - kept, wanted)
+        plan, since = self._plan(wanted - kept, committed)
         if plan:
-            await loop.run_in_executor(
+            found = await loop.run_in_executor(
                 None, self._patience.retry, lambda: self.changelog.restore(plan), "restoring state"
             )
+            since |= {at: found.ends[at[1]] for at in wanted - kept - since.keys()}
         for at in wanted - kept:
-            self.owned.take(at, committed[at])
+            self.owned.take(at, committed[at], since[at])
         self.owned.awaiting |= kept
 
-    async def _give_up(self, gone: set[TopicPart], wanted: set[TopicPart]) -> None:
+    def _give_up(self, gone: set[TopicPart], wanted: set[TopicPart]) -> None:
         """Park what is as committed and was given to others; forget the rest."""
         park = {at for at in gone - wanted if at not in self.owned.pending()}
-        if park:
-            loop = asyncio.get_running_loop()
-            partitions = {partition for _, partition in park}
-            ends = await loop.run_in_executor(
-                None, self._patience.retry, lambda: self.changelog.ends(partitions), "asking for offsets"
-            )
-            for at in park:
-                self.owned.parked[at] = Parked(self.owned.applied[at], ends[at[1]], time.monotonic())
+        for at in park:
+            self.owned.park(at, time.monotonic())
         self.core.release({self.core.owner(*at) for at in gone - park})
         self.owned.drop(gone)
         for at in gone:
             self.newest_ts_ms.pop(at, None)
 
-    def _plan(self, missing: set[TopicPart], committed: Mapping[TopicPart, int]) -> dict[int, Wanted]:
-        """What to read of each changelog partition; a parked partition's rows only from where it was left."""
+    def _plan(
+        self, missing: set[TopicPart], committed: Mapping[TopicPart, int]
+    ) -> tuple[dict[int, Wanted], dict[TopicPart, int]]:
+        """What to read of each changelog partition, of a parked one only what others may have written.
+
+        Second: `since` of the parked partitions on which nobody has worked, which are held as they are.
+        """
         self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
         owners: dict[int, set[int]] = {}
         starts: dict[int, int] = {}
+        whole: dict[TopicPart, int] = {}
         for at in missing:
             parked, partition = self.owned.parked.pop(at, None), at[1]
             if parked is not None and parked.applied == committed[at]:
+                whole[at] = parked.since
                 continue
             owners.setdefault(partition, set()).add(self.core.owner(*at))
-            starts[partition] = min(starts.get(partition, 1 << 62), parked.state_end if parked else 0)
-        return {p: Wanted(frozenset(some), starts[p]) for p, some in owners.items()}
+            starts[partition] = min(starts.get(partition, 1 << 62), parked.since if parked else 0)
+        return {p: Wanted(frozenset(some), starts[p]) for p, some in owners.items()}, whole
 
     def _release_parked(self, older_than_s: float = 0.0) -> bool:
         """Forget partitions that were revoked so long ago; returns whether there were any."""

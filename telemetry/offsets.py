@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 _PASSING = frozenset(
@@ -32,11 +32,17 @@ def list_offsets(
 
 
 def offsets_of(
-    client: AdminClient, partitions: Iterable[tuple[str, int]], spec: OffsetSpec, timeout_s: float
+    client: AdminClient,
+    partitions: Iterable[tuple[str, int]],
+    spec: OffsetSpec,
+    timeout_s: float,
+    *,
+    stable: bool = False,
 ) -> dict[tuple[str, int], int]:
     """Offset of each partition by (topic, partition); -1 = none satisfies `spec`.
 
-    The latest offset is the end of the log, records of open transactions included.
+    stable : the latest offset is where a reader of committed records stands; else the end of the log, records of
+        open transactions included.
 
     Raises
     ------
@@ -45,10 +51,11 @@ def offsets_of(
     wanted = {TopicPartition(name, p): spec for name, p in partitions}
     if not wanted:
         return {}
+    isolation = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            futures = client.list_offsets(wanted, request_timeout=timeout_s)
+            futures = client.list_offsets(wanted, request_timeout=timeout_s, isolation_level=isolation)
             return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
         except KafkaException as exc:
             if exc.args[0].code() not in _PASSING or time.monotonic() > deadline:

@@ -75,6 +75,14 @@ class ProcessingSettings(Section):
     )
     stall_timeout_s: float = Field(60.0, gt=0, description="Lag without progress for so long is not healthy.")
 
+    @model_validator(mode="after")
+    def _transactions_outlast_commits(self) -> ProcessingSettings:
+        if self.guarantee == "exactly_once" and self.transaction_timeout_s * 1000 <= self.commit_interval_ms:
+            raise ValueError(
+                "transaction_timeout_s must be longer than commit_interval_ms: a commit would come too late"
+            )
+        return self
+
 
 class WindowSettings(Section):
     """Event-time windows: tumbling (hop equals size) or hopping (size is a multiple of hop)."""

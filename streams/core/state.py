@@ -68,13 +68,15 @@ class Restored:
     """What a restore found, by count.
 
     rows : that were taken, of a device perhaps several. set_aside : rows that were not ours to read, by why.
-    migrated : rows of another layout whose common pieces were taken.
+    migrated : rows of another layout whose common pieces were taken. ends : of the changelog partitions that were
+        read, as of the restore's beginning.
     """
 
     rows: int = 0
     records: int = 0
     migrated: int = 0
     set_aside: Counter[str] = field(default_factory=Counter)
+    ends: dict[int, int] = field(default_factory=dict)
 
 
 def load(core: Core, values: Iterable[bytes], wanted_owners: set[int], found: Restored) -> None:

@@ -26,7 +26,7 @@ def test_a_transaction_that_ran_out_is_done_again_in_the_same_process(
     kafka_bootstrap, topic_prefix, start, tmp_path
 ):
     """Stopped for longer than the transaction's timeout, and shorter than the session's: still a member."""
-    slow = {"session_timeout_s": 60, "commit_interval_ms": 8000, "transaction_timeout_s": 2}
+    slow = {"session_timeout_s": 60, "commit_interval_ms": 4000, "transaction_timeout_s": 5}
     job = Job.make(tmp_path, kafka_bootstrap, topic_prefix, processing=slow)
     worker = start(job.config)
     job.send(1000)
@@ -35,7 +35,7 @@ def test_a_transaction_that_ran_out_is_done_again_in_the_same_process(
     time.sleep(1.5)  # processed, and the next commit is seconds away
     worker.send_signal(signal.SIGSTOP)
     stopped_at = job.done()
-    time.sleep(6)
+    time.sleep(9)
     worker.send_signal(signal.SIGCONT)
     job.send(1000, 0.02)
     job.wait()
@@ -84,6 +84,33 @@ def test_partitions_that_come_back_are_not_read_again(kafka_bootstrap, topic_pre
     ]
     # after the second had left: only what it had written, not the changelog from its beginning
     assert restores[-1][1] < 60, restores
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 0
+
+
+def test_what_another_has_done_to_a_partition_that_comes_back_is_read(
+    kafka_bootstrap, topic_prefix, start, tmp_path
+):
+    """The first worker stands still when it loses partitions, so that the second works on them before it knows."""
+    job = Job.make(tmp_path, kafka_bootstrap, topic_prefix, processing={"session_timeout_s": 20})
+    first = start(job.config)
+    job.send(1600)
+    job.wait()
+    assigned = log_of(tmp_path).count("Executing _on_partitions_assigned")
+    second = start(job.config)
+    wait_for(lambda: log_of(tmp_path).count("Executing _on_partitions_assigned") > assigned, 60, "it", 0.0005)
+    first.send_signal(signal.SIGSTOP)
+    wait_for(lambda: "restored partitions" in log_of(tmp_path, 1), 60, "the second worker's restore")
+    stood = job.done()
+    job.send(1600)
+    wait_for(lambda: job.done() > stood + 200, 15, "the second worker's work")
+    first.send_signal(signal.SIGCONT)
+    time.sleep(3)
+    second.kill()
+    second.wait(10)
+    job.send(1600)
+    job.wait()
+    job.check()
     first.send_signal(signal.SIGTERM)
     assert first.wait(30) == 0
 

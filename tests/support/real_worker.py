@@ -65,8 +65,8 @@ def committed(settings: Settings, topic: str) -> int:
     return sum(o or 0 for o in clients.committed_offsets(settings, settings.processing.group, wanted).values())
 
 
-def wait_for(check: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_for(check: Callable[[], bool], timeout_s: float, what: str, pause_s: float = 0.3) -> None:
     end = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < end, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.3)
+        time.sleep(pause_s)
