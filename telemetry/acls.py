@@ -84,18 +84,14 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
     """Every role's grants under the settings' names. READ and WRITE imply DESCRIBE, as Kafka has it."""
     prefix, group = settings.topics.prefix, settings.processing.group
     specs = topics(settings).all()
-    schemas, any_topic = f"{prefix}.schemas", topics(settings).vehicle.name
-    read_schemas = Grant("topic", schemas, "READ", "Schemas that producers write with.")
+    any_topic = topics(settings).vehicle.name
     schema_group = Grant("group", "fleetwatch.schemas", "DESCRIBE", "Who reads schemas; joins no group.")
     own: dict[str, tuple[Grant, ...]] = {
         "producer": (
-            read_schemas,
-            Grant("topic", schemas, "WRITE", "A schema is announced before it is used."),
             schema_group,
             Grant("group", "fleetwatch-control-", "DESCRIBE", "Who takes orders; joins no group.", prefixed=True),
         ),
         "worker": (
-            read_schemas,
             schema_group,
             Grant("group", group, "READ", "The group that shares the partitions, and its offsets."),
             Grant("group", f"{group}-restore", "DESCRIBE", "Who restores state; joins no group."),
@@ -112,7 +108,6 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
             Grant("group", group, "DESCRIBE", "Committed offsets and members."),
         ),
         "replayer": (
-            read_schemas,
             schema_group,
             Grant("group", f"{group}-spectator", "DESCRIBE", "Who reads dead letters; joins no group."),
         ),

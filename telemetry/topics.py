@@ -140,7 +140,7 @@ def topics(settings: Settings) -> Topics:
             "Avro schema, JSON",
             "Schemas that producers write with.",
             (("cleanup.policy", "compact"),),
-            ((), ()),
+            (("producer",), ("producer", "worker", "replayer")),
             1,
         ),
     )

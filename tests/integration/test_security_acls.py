@@ -57,8 +57,6 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
         assert "allowed User:worker WRITE topic roles.state  # worker: " in done.output
         grant(made.settings("admin", PREFIX), {role: [f"User:{role}"] for role in acls.ROLES})  # waits
         admin = made.settings("admin", PREFIX)
-        client, schemas = clients.admin(admin), NewTopic(f"{PREFIX}.schemas", 1, 1)
-        client.create_topics([schemas])[schemas.topic].result(20)
         producer = clients.producer(admin)
         for name in all_topics(admin):
             producer.produce(name, b"a record", b"key", 0)
@@ -67,7 +65,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
 
 
 def all_topics(settings: Settings) -> list[str]:
-    return [*(spec.name for spec in topics(settings).all()), f"{settings.topics.prefix}.schemas"]
+    return [spec.name for spec in topics(settings).all()]
 
 
 def granted(settings: Settings, user: str, operation: str) -> set[str]:
