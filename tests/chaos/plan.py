@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.fault import Fault
+from tests.chaos.faults import FAULTS
 
 #: A long run's kills, which the faults' shares are made for.
 KILLS, BROKER_KILLS = 100, 20

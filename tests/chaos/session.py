@@ -24,9 +24,11 @@ from telemetry import settings as settings_module
 from telemetry.settings import Settings
 from telemetry.topics import Topics, ensure, topics
 from tests.chaos.cluster import BrokerError, Cluster, Host
-from tests.chaos.faults import FAULTS, Fault, NotFiredError, WorkerKill, World
+from tests.chaos.fault import Fault, NotFiredError, World
+from tests.chaos.faults import FAULTS
 from tests.chaos.net import Network
 from tests.chaos.plan import Step
+from tests.chaos.process_faults import WorkerKill
 from tests.chaos.reading import TopicPart, await_leaders
 from tests.chaos.sending import Sender
 from tests.chaos.verdict import Verdict, check
