@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fleetwatch import kernelcache
 from telemetry.errors import FleetwatchError, nearest
 
 #: name -> (module:attribute of the click command, one line of help)
@@ -83,6 +84,7 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: errors that a user can act on end with their message and exit code."""
+    kernelcache.use()
     try:
         return cli.main(args=argv, prog_name="fleetwatch", standalone_mode=False)
     except FleetwatchError as exc:

@@ -23,6 +23,7 @@ from telemetry.alerts import AlertState
 CLOCK_TOLERANCE_US = 500_000
 #: For the last frames to be processed and committed; longer than a failover takes.
 DRAIN_TIMEOUT_S = 60.0
+LAST_LOOK_S = 1.0
 _LOOK_EVERY_S = 1.0
 _SENT = re.compile(r"^sent ([\d,]+) frames? \(([\d,]+) samples?\), acknowledged ([\d,]+)", re.MULTILINE)
 
@@ -198,6 +199,7 @@ class FleetRun:
             frames = sum(s.frames for s in said)
             page.say(f"the fleets have ended: {frames:,} frames; waiting for the last of them")
             processed = drain(ground, frames, lambda: self._look(watching))
+            watching.look(LAST_LOOK_S)  # alerts are committed with their frames, and read a moment later
             while watching.truth.read(0.5):
                 pass
             faults = list(watching.truth.faults.values())

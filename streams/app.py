@@ -26,6 +26,7 @@ from streams.metrics import WorkerMetrics
 from streams.transport.driver import BatchSchema
 from streams.watchdog import Cluster, Watchdog
 from streams.worker import Worker
+from telemetry import acls
 from telemetry import settings as settings_module
 from telemetry.settings import Settings
 from telemetry.topics import ensure
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> faust.App:
     )
     app.batch_fetch = {"max_wait_ms": p.fetch_wait_ms, "min_bytes": p.fetch_min_bytes}
     ensure(settings)
+    acls.require(settings, "worker")
     worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
     app.fleetwatch = worker

@@ -47,6 +47,7 @@ class Loss(Enum):
 
     MEMBERSHIP = "the partitions were given to other members"
     TRANSACTION = "the transaction cannot be saved"
+    READING = "what was fetched does not follow on what was done"
     FENCED = "another process took this worker's transactional id"
 
 

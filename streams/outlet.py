@@ -7,6 +7,7 @@ broker what the old one left open.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -89,6 +90,18 @@ class Patience:
                 time.sleep(0.1)
 
 
+class _Reports:
+    """Delivery reports of one producer. Apart from the outlet, so that producer and outlet make no cycle."""
+
+    def __init__(self) -> None:
+        self.failure: KafkaError | None = None
+
+    def take(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None and self.failure is None:
+            self.failure = error
+            log.error("a record for %s was not delivered: %s", message.topic(), error.str())
+
+
 class Outlet:
     """One librdkafka producer. Called by one thread at a time, but for the delivery reports.
 
@@ -96,7 +109,7 @@ class Outlet:
     """
 
     def __init__(self, settings: Settings, transactional_id: str | None, **options: Any) -> None:
-        self.failure: KafkaError | None = None
+        self._reports = reports = _Reports()
         self.transactional = transactional_id is not None
         self.open = False
         self.opened_at = 0.0
@@ -113,16 +126,16 @@ class Outlet:
         else:
             options |= {"message.timeout.ms": 0}  # for ever: an absent broker is waited for
         self.producer: Producer = clients.producer(
-            settings, delivery_report_only_error=True, linger_ms=5, on_delivery=self._report, **options
+            settings, delivery_report_only_error=True, linger_ms=5, on_delivery=reports.take, **options
         )
 
     def __len__(self) -> int:
         return len(self.producer)
 
-    def _report(self, error: KafkaError | None, message: Any) -> None:
-        if error is not None and self.failure is None:
-            self.failure = error
-            log.error("a record for %s was not delivered: %s", message.topic(), error.str())
+    @property
+    def failure(self) -> KafkaError | None:
+        """The first delivery that failed, or that the producer is broken."""
+        return self._reports.failure
 
     def check(self) -> None:
         """Raises UndeliveredError if a delivery failed."""
@@ -134,7 +147,7 @@ class Outlet:
         try:
             self.producer.poll(timeout_s)
         except KafkaException as exc:
-            self.failure = self.failure or exc.args[0]
+            self._reports.failure = self.failure or exc.args[0]
 
     def hand_over(self, topic: str, messages: list[Message]) -> None:
         """Give records to librdkafka, waiting while its queue is full.
@@ -214,5 +227,13 @@ class Outlet:
         return error
 
     def discard(self) -> None:
-        """Forget what waits to be sent; the outlet is not used after this."""
-        self.producer.purge(in_queue=True, in_flight=True, blocking=False)
+        """Forget what waits to be sent and let the client go; the outlet is not used after this.
+
+        librdkafka joins its threads when the last reference goes, which may take seconds, or for ever if it hangs:
+        in a thread of its own.
+        """
+        producer = self.__dict__.pop("producer")
+        producer.purge(in_queue=True, in_flight=True, blocking=False)
+        keep = [producer]
+        del producer
+        threading.Thread(target=keep.clear, name="outlet-discard", daemon=True).start()

@@ -47,12 +47,14 @@ class Ownership:
 
     since : an end of its changelog partition from a time when it was certainly ours: what others write of it
         comes later. (Not the end when it is revoked: by the time that we hear of it another may have written.)
+    known : committed offsets that this process has seen, ever: they do not go back.
     awaiting : partitions whose next event must begin at `applied` after a seek; what comes before is left.
     """
 
     applied: dict[TopicPart, int] = field(default_factory=dict)
     final: dict[TopicPart, int] = field(default_factory=dict)
     awaiting: set[TopicPart] = field(default_factory=set)
+    known: dict[TopicPart, int] = field(default_factory=dict)
     since: dict[TopicPart, int] = field(default_factory=dict)
     parked: dict[TopicPart, Parked] = field(default_factory=dict)
     membership: tuple[int, str] = (-1, "")
@@ -65,11 +67,11 @@ class Ownership:
         """These offsets are committed."""
         for at, offset in offsets.items():
             if at in self.applied:
-                self.final[at] = offset
+                self.final[at] = self.known[at] = offset
 
     def take(self, at: TopicPart, offset: int, since: int) -> None:
         """Own a partition from a committed offset on."""
-        self.applied[at] = self.final[at] = offset
+        self.applied[at] = self.final[at] = self.known[at] = offset
         self.since[at] = since
         self.awaiting.add(at)
 

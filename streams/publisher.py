@@ -75,6 +75,7 @@ class Publisher:
 
     def hold(self) -> None:
         """From now on results wait for `release`."""
+        assert self._held is None, "two checkpoints at once"
         self._held = []
 
     def release(self) -> None:

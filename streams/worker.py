@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
+import aiokafka.errors
 from confluent_kafka import KafkaError, KafkaException
 
 from streams.changelog import Changelog, RestoreStoppedError, Wanted
@@ -31,11 +32,16 @@ from telemetry.topics import topics
 
 log = logging.getLogger("fleetwatch.worker")
 
+T = TypeVar("T")
+
 EXIT_SOFTWARE = 70
 #: So many checkpoints lost in a row, without one that was made, end the worker.
 LOST_MAX = 6
-#: Events that do not begin where they should, in a row: reading does not go on by itself.
-MISPLACED_MAX = 50
+#: What the world does, as opposed to our bugs.
+WORLD = (KafkaException, aiokafka.errors.KafkaError, CheckpointError, UndeliveredError, RestoreStoppedError)
+#: Events of a partition that do not begin where they should, in a row: every so many it is sought again, and after
+#: so many reading begins anew from what is committed.
+REREAD_EVERY, MISPLACED_MAX = 10, 50
 #: How often the changelog's ends are asked for, so that a partition that comes back is read from there.
 MARK_EVERY_S = 30.0
 #: A restore or a rebalance shorter than this does not take readiness away.
@@ -75,7 +81,9 @@ class Worker:
         self._consumer: Any = None
         self._assigned: set[TopicPart] = set()
         self._accepting, self._paused_at = False, time.monotonic()
-        self._lost = self._misplaced = 0
+        self._lost = 0
+        self._misplaced: dict[TopicPart, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._marked_at = time.monotonic()
         self.newest_ts_ms: dict[TopicPart, int] = {}
         self.restored = False
@@ -132,17 +140,18 @@ class Worker:
         if not self._accepting or expected is None:
             return  # not ours now: it will be read again, by whoever owns it
         if batch.fetched_from != expected:
-            await self._reread(at, batch.fetched_from, expected)
-            return
+            if batch.next_offset > expected:
+                await self._reread(at, batch.fetched_from, expected)
+            return  # else it is old, and the fetcher stands where it should
         self.owned.awaiting.discard(at)
-        self._misplaced = 0
+        self._misplaced.pop(at, None)
         effects = Effects()
         self.core.process(*at, batch.parts, batch.first_offset, time.time_ns() // 1000, effects)
         self.owned.applied[at] = batch.next_offset
         try:
             self.publisher.publish(effects)
         except (KafkaException, UndeliveredError) as exc:
-            await self._redo(exc)
+            await self._undisturbed(self._redo(self._loss(exc)))
             return
         self._count(batch, effects)
 
@@ -160,11 +169,12 @@ class Worker:
         self._moved_at = time.monotonic()
 
     async def _reread(self, at: TopicPart, found: int, expected: int) -> None:
-        """An event from elsewhere: fetched before a seek, or what lies between was lost on its way."""
-        self._misplaced += 1
-        if self._misplaced > MISPLACED_MAX:
-            raise RuntimeError(f"{at[0]}/{at[1]}: reading goes on at offset {found}, not at {expected}")
-        if at not in self.owned.awaiting:
+        """An event from elsewhere: fetched before a seek, or what lies between was lost, here or at the broker."""
+        count = self._misplaced[at] = self._misplaced.get(at, 0) + 1
+        if count >= MISPLACED_MAX:
+            gap = f"{at[0]}/{at[1]}: reading goes on at offset {found}, not at {expected}"
+            await self._undisturbed(self._redo(CheckpointError(Loss.READING, gap)))
+        elif at not in self.owned.awaiting or count % REREAD_EVERY == 0:
             log.warning("%s/%d: fetched from offset %d, expected %d: reading again", *at, found, expected)
             self.owned.awaiting.add(at)
             await self._consumer.seek_raw({at: expected})
@@ -177,18 +187,23 @@ class Worker:
         return self.publisher.published - self._finished >= self.settings.processing.commit_records_max
 
     async def checkpoint(self) -> bool:
-        """See `streams.checkpoint`; returns whether work became final.
+        """See `streams.checkpoint`; returns whether work became final."""
+        return await self._undisturbed(self._checkpoint())
 
-        Raises
-        ------
-        UnfinishedError : the worker is to stop and what it has in hand cannot become final now.
+    async def _undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await it to its end even if the caller is cancelled, as Faust does with agents in a rebalance.
+
+        A lock that was given back halfway would let a second checkpoint run beside the first.
         """
-        try:
-            return await self._checkpoint()
-        except (KafkaException, CheckpointError, UndeliveredError) as exc:
-            if self._stopping():
-                raise UnfinishedError(f"what is in hand is not final and will be done again: {exc}") from exc
-            raise
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.fail(exc)
 
     async def _checkpoint(self) -> bool:
         async with self._lock:
@@ -231,21 +246,21 @@ class Worker:
         error = exc.args[0] if isinstance(exc, KafkaException) else KafkaError(KafkaError._FAIL, str(exc))
         return outlet_error(results, error, self.settings.processing.transaction_timeout_s)
 
-    async def _redo(self, exc: KafkaException | UndeliveredError) -> None:
+    async def _redo(self, error: CheckpointError) -> None:
         async with self._lock:
-            await self._recover(self._loss(exc))
+            await self._recover(error)
 
     async def _recover(self, error: CheckpointError) -> None:
         """Let go of all that is not final; go on from the last checkpoint where the partitions are still ours.
 
         Raises
         ------
-        CheckpointError : another process has our name, or the same thing happened too often.
+        CheckpointError : another process has our name, the same thing happened too often, or the worker is to stop.
         """
         self._pause()
         self._lost += 1
         self.recoveries += 1
-        if error.loss is Loss.FENCED or self._lost > LOST_MAX:
+        if error.loss is Loss.FENCED or self._lost > LOST_MAX or self._stopping():
             raise error
         log.warning("work since the last checkpoint will be done again: %s", error)
         if self._lost > 1:
@@ -278,9 +293,12 @@ class Worker:
         ------
         TopicError : an input topic has more partitions than it should.
         """
+        await self._undisturbed(self._own(consumer))
+
+    async def _own(self, consumer: Any) -> None:
         async with self._lock:
             self._pause()
-            self._consumer = consumer
+            self._consumer, rebalance = consumer, consumer.app.rebalancing_count
             self.owned.membership, self._assigned = consumer.holding()
             self._refuse_growth(self._assigned)
             results = self.publisher.results
@@ -292,6 +310,9 @@ class Worker:
             except RestoreStoppedError:
                 log.info("stopped while restoring: nothing is in hand")
                 return
+            self._misplaced.clear()
+            if consumer.app.rebalancing_count != rebalance:
+                return  # the next rebalance has begun meanwhile: it comes here again
             self._accepting = True
             self.rebalances += 1
             self.restored = True
@@ -309,7 +330,8 @@ class Worker:
     async def _take(self, wanted: set[TopicPart]) -> None:
         """Hold exactly these partitions: keep, regain or restore the rows of each."""
         loop = asyncio.get_running_loop()
-        offsets = await self._consumer.committed(sorted(wanted))
+        known = {at: offset for at, offset in self.owned.known.items() if at in wanted}
+        offsets = await self._consumer.committed(sorted(wanted), known)
         committed = await loop.run_in_executor(
             None, self._patience.retry, lambda: self.changelog.starts(offsets), "asking for offsets"
         )
@@ -372,7 +394,10 @@ class Worker:
     # -- the end, and figures --------------------------------------------------------------------------------
 
     def fail(self, cause: BaseException) -> None:
-        """End the process: nothing after the last checkpoint counts."""
+        """End the process: nothing after the last checkpoint counts. Called by any thread."""
+        if self._stopping() and isinstance(cause, WORLD):
+            text = f"what is in hand is not final and will be done again: {type(cause).__name__}: {cause}"
+            cause = UnfinishedError(text)
         known = isinstance(cause, FleetwatchError)
         log.critical("the worker ends: %s: %s", type(cause).__name__, cause, exc_info=None if known else cause)
         logging.shutdown()

@@ -10,7 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from fleetwatch import kernelcache
 from fleetwatch.kafka.cluster import EmbeddedKafka
+
+kernelcache.use()  # before a test imports a kernel
 
 # the same examples on every machine; HYPOTHESIS_PROFILE=search looks for new ones
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)

@@ -67,9 +67,10 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
                 raw_topics.update(channel.topics)
         await super().subscribe(topics)
 
-    def highwater(self, tp: TP) -> int:
-        """Where a reader of committed records ends; records of open transactions are not lag."""
-        return self._ensure_consumer().last_stable_offset(tp)
+    def highwater(self, tp: TP) -> int | None:
+        """Where a reader of committed records ends; records of open transactions are not lag. None = not known."""
+        consumer, at = self._ensure_consumer(), TopicPartition(tp.topic, tp.partition)
+        return consumer.last_stable_offset(at) if at in consumer.assignment() else None
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: the worker's watchdog knows more (Faust would miss commits that it did not make itself)."""
@@ -86,10 +87,12 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
             if here in assigned:
                 consumer.seek(here, offset)
 
-    async def committed(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+    async def committed(
+        self, wanted: list[tuple[str, int]], known: Mapping[tuple[str, int], int]
+    ) -> dict[tuple[str, int], int | None]:
         """See `stable_offsets`."""
         found: dict[tuple[str, int], int | None] = await self.call_thread(
-            stable_offsets, self._ensure_consumer()._coordinator, wanted
+            stable_offsets, self._ensure_consumer()._coordinator, wanted, known
         )
         return found
 
@@ -181,11 +184,16 @@ class Consumer(stock.Consumer):
         committed: bool = await super()._commit({TP(*at): offset for at, offset in offsets.items()})
         return committed
 
-    async def committed(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
-        """The group's offsets, as the coordinator that we have joined knows them; None = none yet."""
+    async def committed(
+        self, wanted: list[tuple[str, int]], known: Mapping[tuple[str, int], int]
+    ) -> dict[tuple[str, int], int | None]:
+        """The group's offsets, as the coordinator that we have joined knows them; None = none yet.
+
+        known : what this worker has seen committed itself: an answer below it is old, and asked for again.
+        """
         thread = self._thread
         assert isinstance(thread, BatchConsumerThread)
-        return await thread.committed(wanted)
+        return await thread.committed(wanted, known)
 
     async def perform_seek(self) -> None:
         """Called by Faust before it resumes: read on from where the app is, not from what Faust remembers."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka.errors import KafkaError, for_code
@@ -97,10 +97,13 @@ class StableOffsetFetch(Request[_OffsetFetchRequest]):
         return request_struct_class(self._group, self._topics, True, {})
 
 
-async def stable_offsets(coordinator: Any, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], int | None]:
+async def stable_offsets(
+    coordinator: Any, wanted: list[tuple[str, int]], known: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int | None]:
     """The group's offsets; None = none yet. Waits as long as it takes, in the consumer's thread.
 
-    coordinator : aiokafka's GroupCoordinator, which has joined.
+    coordinator : aiokafka's GroupCoordinator, which has joined. known : offsets that were committed, at the least.
+        A coordinator that has just started after a crash answers, for an instant, as of some seconds before.
 
     Raises
     ------
@@ -121,7 +124,9 @@ async def stable_offsets(coordinator: Any, wanted: list[tuple[str, int]]) -> dic
                 found[topic, partition] = offset if offset >= 0 else None
                 codes |= {code} - {0}
         if not codes:
-            return found
+            if all((found.get(at) or 0) >= offset for at, offset in known.items()):
+                return found
+            codes = {_NOT_COORDINATOR}
         if refused := codes - _PASSING:
             raise for_code(min(refused))(
                 f"committed offsets of {coordinator.group_id}: error codes {sorted(refused)}"
