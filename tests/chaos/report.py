@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter
 from datetime import UTC, datetime
@@ -13,6 +14,9 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.session import Outcome
 
 BEGIN, END = "<!-- chaos:begin -->", "<!-- chaos:end -->"
+
+#: Of brokers, in error messages: they differ from run to run.
+ADDRESSES = re.compile(r"(?:(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?:/\w+)?,?)+")
 
 
 def _recoveries(outcome: Outcome, name: str) -> list[float]:
@@ -86,7 +90,7 @@ def _topic_table(outcome: Outcome) -> list[str]:
 
 def _ends(outcome: Outcome) -> list[str]:
     """How the workers' processes ended when it was not the harness that ended them."""
-    own = Counter((end.code, end.cause) for end in outcome.ends if not end.ours)
+    own = Counter((end.code, ADDRESSES.sub("(address)", end.cause)) for end in outcome.ends if not end.ours)
     if not own:
         return ["No worker ended but by the harness."]
     lines = [
@@ -96,7 +100,7 @@ def _ends(outcome: Outcome) -> list[str]:
         "|---|---|---|",
     ]
     return lines + [
-        f"| {n} | {code} | {cause[:160].replace('|', '/')} |" for (code, cause), n in own.most_common(12)
+        f"| {n} | {code} | {cause[:120].replace('|', '/')} |" for (code, cause), n in own.most_common(12)
     ]
 
 
