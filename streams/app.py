@@ -68,7 +68,8 @@ def create_app(settings: Settings) -> faust.App:
     worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
     app.fleetwatch = worker
-    watchdog = Watchdog(worker, Cluster(settings), p.stall_timeout_s, worker.fail)
+    stall_s = max(p.stall_timeout_s, 2 * p.transaction_timeout_s + 30)  # a commit may rightly take so long
+    watchdog = Watchdog(worker, Cluster(settings), stall_s, worker.fail)
     _handlers(app, worker, watchdog)
     _pages(app, worker, watchdog)
     return app

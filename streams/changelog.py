@@ -57,15 +57,24 @@ class Changelog:
     def starts(self, committed: Mapping[tuple[str, int], int | None]) -> dict[tuple[str, int], int]:
         """Where each input partition's work goes on: at its committed offset.
 
-        Where there is none, or the records behind it are gone, at the first offset that is there.
+        Where there is none, or the records behind it are gone, at the first offset that is there; where the log
+        ends before it, at the end.
 
         Raises
         ------
         KafkaException : a partition's leader does not answer.
         """
         first = offsets.offsets_of(clients.admin(self._settings), committed, OffsetSpec.earliest(), ANSWER_S)
+        last = offsets.offsets_of(clients.admin(self._settings), committed, OffsetSpec.latest(), ANSWER_S)
         found = {}
         for at, offset in committed.items():
+            if offset is not None and offset > last[at]:
+                log.error(
+                    "%s/%d: the log ends at offset %d, before the committed offset %d: a broker has lost "
+                    "records, or the topic was made anew; going on at the end", *at, last[at], offset,
+                )  # fmt: skip
+                found[at] = last[at]
+                continue
             if offset is not None and offset < first[at]:
                 log.error(
                     "%s/%d: %d records were removed by retention before they were processed (offsets %d to %d)",

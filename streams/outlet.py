@@ -64,6 +64,14 @@ class Patience:
 
     def __init__(self, stopping: Callable[[], bool] = lambda: False, grace_s: float = 10.0) -> None:
         self._stopping, self._grace_s = stopping, grace_s
+        self._stopping_since: float | None = None
+
+    def _over(self, began: float, now: float, give_up_s: float) -> bool:
+        """Whether to ask no more: give_up_s after it began, or grace_s after the worker was first seen to stop."""
+        if self._stopping() and self._stopping_since is None:
+            self._stopping_since = now
+        stopped = self._stopping_since is not None and now - self._stopping_since > self._grace_s
+        return stopped or now - began > give_up_s
 
     def retry(self, call: Callable[[], T], what: str, give_up_s: float = float("inf")) -> T:
         """The call's result, once it does not fail with an error that passes. Blocking.
@@ -82,7 +90,7 @@ class Patience:
                 passing = error.retriable() or error.code() in PASSING
                 if not passing or error.txn_requires_abort() or error.fatal():
                     raise
-                if now - began > (self._grace_s if self._stopping() else give_up_s):
+                if self._over(began, now, give_up_s):
                     raise
                 if now - told >= TELL_EVERY_S:
                     told = now
@@ -223,7 +231,8 @@ class Outlet:
             self.producer.begin_transaction()
         except KafkaException as exc:
             found: KafkaError = exc.args[0]
-            return found if found.fatal() else error
+            hidden = error.code() in (KafkaError._STATE, KafkaError._FAIL)  # noqa: SLF001
+            return found if found.fatal() or hidden else error
         return error
 
     def discard(self) -> None:

@@ -71,7 +71,7 @@ class Ownership:
 
     def take(self, at: TopicPart, offset: int, since: int) -> None:
         """Own a partition from a committed offset on."""
-        self.applied[at] = self.final[at] = self.known[at] = offset
+        self.applied[at] = self.final[at] = offset
         self.since[at] = since
         self.awaiting.add(at)
 

@@ -173,7 +173,7 @@ class Watchdog:
     def _look_at_work(self, still_s: float) -> None:
         holding = self._worker.holding
         if holding is None:
-            self._cluster.ends([])
+            self._look_at_topics()
             if still_s > 2 * self._stall_s:
                 raise StalledError(f"the group has given this worker no partitions for {still_s:.0f} s")
             return

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import aiokafka.errors
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.changelog import Changelog, RestoreStoppedError, Wanted
+from streams.changelog import Changelog, RestoreStoppedError
 from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
+from streams.holdings import Holdings
 from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import Ownership, TopicPart
 from streams.publisher import Publisher
@@ -42,8 +43,6 @@ WORLD = (KafkaException, aiokafka.errors.KafkaError, CheckpointError, Undelivere
 #: Events of a partition that do not begin where they should, in a row: every so many it is sought again, and after
 #: so many reading begins anew from what is committed.
 REREAD_EVERY, MISPLACED_MAX = 10, 50
-#: How often the changelog's ends are asked for, so that a partition that comes back is read from there.
-MARK_EVERY_S = 30.0
 #: A restore or a rebalance shorter than this does not take readiness away.
 READY_GRACE_S = 10.0
 #: (which clock, seconds from it to the alert)
@@ -66,7 +65,6 @@ class Worker:
         self.settings, self.name = settings, name
         self.topics = topics(settings)
         self.core = make_core(settings, partitions=settings.topics.partitions)
-        self.core.evict = self._release_parked
         self._stopping, self._patience = stopping, Patience(stopping)
         results = self._outlet()
         rows = results if results.transactional else self._outlet()
@@ -77,14 +75,17 @@ class Worker:
             self.core, self.publisher, self.owned, p.group, p.transaction_timeout_s, self._patience
         )
         self.changelog = Changelog(settings, self.topics.state.name, self.core, stopping)
+        self.holdings = Holdings(
+            self.core, self.owned, self.changelog, self._patience, p.keep_revoked_s, exact=results.transactional
+        )
+        self.core.evict = self.holdings.release_parked
         self._lock = asyncio.Lock()
         self._consumer: Any = None
         self._assigned: set[TopicPart] = set()
         self._accepting, self._paused_at = False, time.monotonic()
-        self._lost = 0
+        self._lost, self._lost_at = 0, dict[TopicPart, int]()
         self._misplaced: dict[TopicPart, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._marked_at = time.monotonic()
         self.newest_ts_ms: dict[TopicPart, int] = {}
         self.restored = False
         self.rebalances = self.recoveries = 0
@@ -134,7 +135,8 @@ class Worker:
 
     async def process(self, batch: RawBatches) -> None:
         """Apply one event of the transport, if it goes on where its partition's work stands."""
-        await self.publisher.room()
+        if self._accepting:
+            await self.publisher.room()
         at = (batch.topic, batch.partition)
         expected = self.owned.applied.get(at)
         if not self._accepting or expected is None:
@@ -151,7 +153,7 @@ class Worker:
         try:
             self.publisher.publish(effects)
         except (KafkaException, UndeliveredError) as exc:
-            await self._undisturbed(self._redo(self._loss(exc)))
+            await self._redo(self._loss(exc))
             return
         self._count(batch, effects)
 
@@ -173,7 +175,7 @@ class Worker:
         count = self._misplaced[at] = self._misplaced.get(at, 0) + 1
         if count >= MISPLACED_MAX:
             gap = f"{at[0]}/{at[1]}: reading goes on at offset {found}, not at {expected}"
-            await self._undisturbed(self._redo(CheckpointError(Loss.READING, gap)))
+            await self._redo(CheckpointError(Loss.READING, gap))
         elif at not in self.owned.awaiting or count % REREAD_EVERY == 0:
             log.warning("%s/%d: fetched from offset %d, expected %d: reading again", *at, found, expected)
             self.owned.awaiting.add(at)
@@ -209,7 +211,7 @@ class Worker:
         async with self._lock:
             if not self._accepting:
                 return False
-            published, marks = self.publisher.published, await self._marks()
+            published, marks = self.publisher.published, await self.holdings.marks()
             try:
                 done = await self.checkpoints.run(self._consumer.commit_group)
             except CheckpointError as exc:
@@ -219,24 +221,19 @@ class Worker:
                 await self._recover(self._loss(exc))
                 return False
             if done:
-                self._finished, self._lost = published, 0
+                self._finished = published
                 self.owned.since |= marks  # the commit has shown that they were ours when the ends were asked for
+                self._forgive()
                 self._moved_at = time.monotonic()
-            self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
+            self.holdings.release_parked(self.settings.processing.keep_revoked_s)
             return done
 
-    async def _marks(self) -> dict[TopicPart, int]:
-        """Ends of the changelog for `Ownership.since`, now and then; empty most of the time."""
-        if time.monotonic() - self._marked_at < MARK_EVERY_S:
-            return {}
-        self._marked_at, held = time.monotonic(), list(self.owned.applied)
-        loop = asyncio.get_running_loop()
-        try:
-            ends = await loop.run_in_executor(None, self.changelog.ends, {partition for _, partition in held})
-        except KafkaException as exc:
-            log.debug("no ends of the changelog this time: %s", exc.args[0].str())  # older ones are as right
-            return {}
-        return {at: ends[at[1]] for at in held}
+    def _forgive(self) -> None:
+        """Count losses anew once all is final that was in hand at the last one: other partitions prove nothing."""
+        final = self.owned.final
+        self._lost_at = {at: o for at, o in self._lost_at.items() if at in final and final[at] < o}
+        if not self._lost_at:
+            self._lost = 0
 
     def _loss(self, exc: KafkaException | UndeliveredError) -> CheckpointError:
         """Why results could not be handed over. Re-raises the exception where there are no transactions."""
@@ -247,8 +244,16 @@ class Worker:
         return outlet_error(results, error, self.settings.processing.transaction_timeout_s)
 
     async def _redo(self, error: CheckpointError) -> None:
-        async with self._lock:
-            await self._recover(error)
+        """Recover, once for all the agents that meet the same loss: no event is taken from here on."""
+        failed = self.publisher.results
+        self._pause()
+
+        async def once() -> None:
+            async with self._lock:
+                if self.publisher.results is failed:
+                    await self._recover(error)
+
+        await self._undisturbed(once())
 
     async def _recover(self, error: CheckpointError) -> None:
         """Let go of all that is not final; go on from the last checkpoint where the partitions are still ours.
@@ -259,6 +264,7 @@ class Worker:
         """
         self._pause()
         self._lost += 1
+        self._lost_at |= self.owned.applied
         self.recoveries += 1
         if error.loss is Loss.FENCED or self._lost > LOST_MAX or self._stopping():
             raise error
@@ -268,19 +274,16 @@ class Worker:
         await self._let_go()
         if error.loss is Loss.MEMBERSHIP:
             return  # a rebalance follows, and `own` with it
-        await self._take(self._assigned)
+        await self.holdings.take(self._consumer, self._assigned)
         self._accepting = True
         await self._consumer.seek_raw(self.owned.applied)
 
     async def _let_go(self) -> None:
         """Hold no partition, and a new outlet, at whose registration the broker aborts what the old one sent."""
-        self.core.release({self.core.owner(*at) for at in (*self.owned.applied, *self.owned.parked)})
-        self.owned.drop(self.owned.applied)
-        self.owned.parked.clear()
-        self.newest_ts_ms.clear()
-        self.publisher.results.discard()
-        loop = asyncio.get_running_loop()
+        self.holdings.let_go()
+        old, loop = self.publisher.results, asyncio.get_running_loop()
         self.publisher.restart(await loop.run_in_executor(None, self._outlet))
+        old.discard()
 
     # -- ownership -------------------------------------------------------------------------------------------
 
@@ -306,7 +309,7 @@ class Worker:
                 log.warning("work of the last generation was not final: it will be done again")
                 await self._let_go()
             try:
-                await self._take(self._assigned)
+                await self.holdings.take(self._consumer, self._assigned)
             except RestoreStoppedError:
                 log.info("stopped while restoring: nothing is in hand")
                 return
@@ -326,70 +329,6 @@ class Worker:
                 f"{', '.join(grown)}: more partitions than topics.partitions ({n}): devices would change partition "
                 "and leave their state behind. Nothing of the new partitions was processed; see docs/topics.md"
             )
-
-    async def _take(self, wanted: set[TopicPart]) -> None:
-        """Hold exactly these partitions: keep, regain or restore the rows of each."""
-        loop = asyncio.get_running_loop()
-        known = {at: offset for at, offset in self.owned.known.items() if at in wanted}
-        offsets = await self._consumer.committed(sorted(wanted), known)
-        committed = await loop.run_in_executor(
-            None, self._patience.retry, lambda: self.changelog.starts(offsets), "asking for offsets"
-        )
-        exact = self.publisher.results.transactional
-        kept = {
-            at
-            for at in wanted & self.owned.applied.keys()
-            if committed[at] == self.owned.applied[at] or (not exact and committed[at] < self.owned.applied[at])
-        }
-        self._give_up(self.owned.applied.keys() - kept, wanted)
-        plan, since = self._plan(wanted - kept, committed)
-        if plan:
-            found = await loop.run_in_executor(
-                None, self._patience.retry, lambda: self.changelog.restore(plan), "restoring state"
-            )
-            since |= {at: found.ends[at[1]] for at in wanted - kept - since.keys()}
-        for at in wanted - kept:
-            self.owned.take(at, committed[at], since[at])
-        self.owned.awaiting |= kept
-
-    def _give_up(self, gone: set[TopicPart], wanted: set[TopicPart]) -> None:
-        """Park what is as committed and was given to others; forget the rest."""
-        park = {at for at in gone - wanted if at not in self.owned.pending()}
-        for at in park:
-            self.owned.park(at, time.monotonic())
-        self.core.release({self.core.owner(*at) for at in gone - park})
-        self.owned.drop(gone)
-        for at in gone:
-            self.newest_ts_ms.pop(at, None)
-
-    def _plan(
-        self, missing: set[TopicPart], committed: Mapping[TopicPart, int]
-    ) -> tuple[dict[int, Wanted], dict[TopicPart, int]]:
-        """What to read of each changelog partition, of a parked one only what others may have written.
-
-        Second: `since` of the parked partitions on which nobody has worked, which are held as they are.
-        """
-        self._release_parked(older_than_s=self.settings.processing.keep_revoked_s)
-        owners: dict[int, set[int]] = {}
-        starts: dict[int, int] = {}
-        whole: dict[TopicPart, int] = {}
-        for at in missing:
-            parked, partition = self.owned.parked.pop(at, None), at[1]
-            if parked is not None and parked.applied == committed[at]:
-                whole[at] = parked.since
-                continue
-            owners.setdefault(partition, set()).add(self.core.owner(*at))
-            starts[partition] = min(starts.get(partition, 1 << 62), parked.since if parked else 0)
-        return {p: Wanted(frozenset(some), starts[p]) for p, some in owners.items()}, whole
-
-    def _release_parked(self, older_than_s: float = 0.0) -> bool:
-        """Forget partitions that were revoked so long ago; returns whether there were any."""
-        before = time.monotonic() - older_than_s
-        old = [at for at, parked in self.owned.parked.items() if parked.at_s <= before]
-        self.core.release({self.core.owner(*at) for at in old})
-        for at in old:
-            del self.owned.parked[at]
-        return bool(old)
 
     # -- the end, and figures --------------------------------------------------------------------------------
 
