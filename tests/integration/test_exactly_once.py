@@ -35,7 +35,7 @@ def test_a_transaction_that_ran_out_is_done_again_in_the_same_process(
     time.sleep(1.5)  # processed, and the next commit is seconds away
     worker.send_signal(signal.SIGSTOP)
     stopped_at = job.done()
-    time.sleep(9)
+    time.sleep(16)  # the timeout, and what a broker may take to see it
     worker.send_signal(signal.SIGCONT)
     job.send(1000, 0.02)
     job.wait()
