@@ -226,3 +226,21 @@ def test_group_metadata_is_what_librdkafka_reads():
     for generation, member in ((-1, "m"), (3, "")):
         with pytest.raises(NotMemberError):
             group_metadata("group", generation, member)
+
+
+def test_ready_means_restored_and_does_not_flap(scene, monkeypatch):
+    worker, consumer, failures = scene
+    assert not worker.ready
+
+    async def story() -> None:
+        await worker.own(consumer)
+        assert worker.ready
+        worker._pause()  # a rebalance begins
+        assert worker.ready
+        monkeypatch.setattr(worker_module, "READY_GRACE_S", 0.0)
+        assert not worker.ready
+        await worker.own(consumer)
+        assert worker.ready
+
+    asyncio.run(story())
+    assert failures == []
