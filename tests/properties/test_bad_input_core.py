@@ -144,7 +144,11 @@ def test_the_catalogue_is_whole():
     assert len({case.name for case in (*CASES, *BATCH_CASES)}) == len(CASES) + len(BATCH_CASES)
     ends = {end for case in CASES for end in case.ends} | {case.reason for case in BATCH_CASES}
     # `state_full` needs a limit on devices, `wrong_partition` many partitions: they have tests of their own
-    assert ends == {reason.code for reason in Reason} - {"ok", "state_full", "wrong_partition"} | {ACCEPTED, DUPLICATE, LATE}
+    assert ends == {reason.code for reason in Reason} - {"ok", "state_full", "wrong_partition"} | {
+        ACCEPTED,
+        DUPLICATE,
+        LATE,
+    }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
