@@ -31,8 +31,10 @@ check: setup ## Lint, types, arrows between the packages.
 	$(BIN)/python -m fleetwatch.reference --check
 	$(BIN)/fleetwatch schemas check
 
-test: setup ## All tests (under 15 minutes on two cores).
-	$(BIN)/pytest
+TESTERS ?= 3
+
+test: setup ## All tests (under 15 minutes on two cores; TESTERS=1: one after the other).
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile
 
 FUZZ_SECONDS ?= 300
 FUZZ_SEED ?= 1

@@ -27,7 +27,7 @@ log = logging.getLogger("fleetwatch.watchdog")
 
 EVERY_S = 5.0
 #: Topics are looked at so often, also while work goes on.
-TOPICS_EVERY_S = 30.0
+TOPICS_EVERY_S = 15.0
 TELL_EVERY_S = 60.0
 ANSWER_S = 5.0
 
