@@ -116,7 +116,9 @@ def test_told_to_stop_while_the_broker_is_away_it_ends_in_time(own_kafka, topic_
 
 
 def test_an_event_loop_that_hangs_ends_the_worker_with_its_stack(kafka_bootstrap, topic_prefix, start, tmp_path):
-    job = Job.make(tmp_path, kafka_bootstrap, topic_prefix, processing={"stall_timeout_s": 16, "transaction_timeout_s": 1})
+    job = Job.make(
+        tmp_path, kafka_bootstrap, topic_prefix, processing={"stall_timeout_s": 16, "transaction_timeout_s": 1}
+    )
     job.send(2000)
     script = tmp_path / "hangs.py"
     script.write_text(HANGS)
