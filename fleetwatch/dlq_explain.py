@@ -44,6 +44,7 @@ ADVICE: dict[Reason, str] = {
     Reason.BATCH_CORRUPT: "damage on a broker's disk or a faulty client; compare the partition's replicas",
     Reason.BATCH_CODEC: "a client that is newer than this worker, or a faulty one",
     Reason.BATCH_CRC: "damage on a broker's disk; compare the partition's replicas",
+    Reason.WRONG_PARTITION: "a producer without the partitioner murmur2_random (librdkafka's default is another)",
     Reason.BATCH_FORMAT: "the topic holds messages from before Kafka 0.11; let a newer client write them again",
 }
 

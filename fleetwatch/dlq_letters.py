@@ -160,7 +160,7 @@ class LetterReader:
         if found is None or found.error is not None:
             raise TopicError(
                 f"topic {self.topic} does not exist at {self._settings.kafka.bootstrap}: "
-                "create the topics with `fleetwatch topics create`, or start a worker"
+                "create the topics with `fleetwatch topics apply`, or start a worker"
             )
         if places:
             first: dict[int, int] = {}

@@ -92,7 +92,7 @@ def topics_page() -> str:
             "Names and figures are those of the default settings: `topics.prefix` is the part before the last dot,",
             "`topics.partitions` the number of partitions of the inputs and of every topic that is",
             f"co-partitioned with them: all but {', '.join(alone)}. Every producer must use the partitioner",
-            "`murmur2_random` (Java's default; librdkafka's own default is another). `fleetwatch topics create`",
+            "`murmur2_random` (Java's default; librdkafka's own default is another). `fleetwatch topics apply`",
             "makes what is missing, `fleetwatch topics list` shows what there is and where it differs.",
         ],
         _table(("topic", "holds", "key", "value", "partitions", "configuration"), body),

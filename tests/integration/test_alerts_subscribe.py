@@ -261,7 +261,7 @@ def test_a_missing_topic_is_said(cluster: Settings) -> None:
         AlertFeed(cluster)
     result = run()
     assert result.returncode == TopicError.exit_code
-    assert "fleetwatch topics create" in result.stderr
+    assert "fleetwatch topics apply" in result.stderr
 
 
 def test_a_broker_that_is_away_is_said_with_its_address(cluster: Settings) -> None:

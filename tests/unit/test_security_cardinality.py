@@ -53,7 +53,10 @@ def series(registry: CollectorRegistry) -> set[str]:
 def test_hostile_names_make_no_series() -> None:
     # nobody answers at that address; without transactions a worker does not wait for it to begin
     settings = settings_module.load(
-        environ={}, kafka={"bootstrap": "127.0.0.1:1"}, processing={"guarantee": "at_least_once"}
+        environ={},
+        kafka={"bootstrap": "127.0.0.1:1"},
+        topics={"partitions": 1},
+        processing={"guarantee": "at_least_once"},
     )
     worker = Worker(settings, "w", lambda: False)
     registry = CollectorRegistry()
