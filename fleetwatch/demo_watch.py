@@ -153,6 +153,20 @@ class Cluster:
             client.close()
         return found
 
+    def _await_empty(self, group: str) -> None:
+        """A worker that did not come to leave its group is a member until its session ends."""
+        deadline_s = time.monotonic() + 2 * self._settings.processing.session_timeout_s
+        while time.monotonic() < deadline_s:
+            found = self._admin.describe_consumer_groups([group], request_timeout=10)[group]
+            try:
+                if not found.result().members:
+                    return
+            except KafkaException as exc:
+                if exc.args[0].code() in _ABSENT:
+                    return
+                raise
+            time.sleep(0.3)
+
     def remove(self) -> None:
         """Delete the demo's topics and group from a cluster that stays.
 
@@ -162,6 +176,7 @@ class Cluster:
         """
         names = [spec.name for spec in self.topics.all()]
         group = self._settings.processing.group
+        self._await_empty(group)
         futures = {
             **self._admin.delete_topics(names, operation_timeout=10),
             **self._admin.delete_consumer_groups([group], request_timeout=10),
