@@ -119,8 +119,8 @@ class Watchdog:
             time.sleep(EVERY_S)
             try:
                 self.look()
-            except FleetwatchError as exc:
-                self.verdict = str(exc)
+            except Exception as exc:  # its own bug, too: a worker without a watchdog must not look well
+                self.verdict = f"{type(exc).__name__}: {exc}"
                 self._end(exc)
                 return
 

@@ -3,6 +3,7 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from streams import watchdog
 from streams.watchdog import TOPICS_EVERY_S, StalledError, Watchdog
 from telemetry.errors import TopicError
 
@@ -81,6 +82,17 @@ def test_a_hanging_event_loop_ends_it_even_without_work(capfd):
     with pytest.raises(StalledError, match="event loop has not run for 31 s"):
         scene.dog.look()
     assert "most recent call first" in capfd.readouterr().err
+
+
+def test_a_bug_of_its_own_ends_the_worker_too(monkeypatch):
+    scene, ended = Scene(), []
+    monkeypatch.setattr(watchdog, "EVERY_S", 0.0)
+    dog = Watchdog(scene, scene, STALL_S, ended.append, lambda: scene.now)
+    scene.now += TOPICS_EVERY_S
+    scene.problem = lambda: {}["a bug"]
+    dog._run()
+    assert [type(cause) for cause in ended] == [KeyError]
+    assert "KeyError" in dog.verdict
 
 
 def test_topics_that_have_changed_end_it_at_the_second_look():
