@@ -15,10 +15,11 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.loadgen import RoundEncoder, partitions_of
+from producers.loadgen import RoundEncoder
 from producers.sink import KafkaSink
 from telemetry import catalog
 from telemetry.catalog import Catalog
+from telemetry.partitioner import partitions_of
 from telemetry.settings import Settings
 
 SEED = 7

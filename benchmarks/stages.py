@@ -13,7 +13,6 @@ import numpy as np
 from benchmarks import memory
 from benchmarks.job import PARTITIONS, ROUND_US, T0_US, Variant, rounds
 from benchmarks.process import sections
-from producers.loadgen import partitions_of
 from streams.core import engine as _engine
 from streams.core.core import Core
 from streams.core.effects import Effects
@@ -21,6 +20,7 @@ from streams.core.records import Part
 from streams.core.state import dirty_rows
 from streams.wiring import make_core
 from telemetry import settings as settings_module
+from telemetry.partitioner import partitions_of
 from telemetry.topics import topics
 
 #: As it is, so that a stage can be replaced by a timed one.

@@ -19,6 +19,7 @@ from producers.sink import KafkaSink
 from telemetry import schemas
 from telemetry.catalog import Catalog
 from telemetry.codec import FRAME_BYTES_MAX, zigzag
+from telemetry.partitioner import partitions_of
 
 #: Added to one value of a frame with a spike: twelve times the noise.
 SPIKE = 12.0
@@ -28,29 +29,6 @@ FLUSH_S = 60.0
 #: Rounds of values that are drawn ahead; later rounds use them again.
 POOL_VALUES_MAX = 8_000_000
 POOL_ROUNDS_MAX = 64
-
-
-def murmur2(keys: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Kafka's murmur2 of many keys of one length; keys : uint8 (n, length)."""
-    n, length = keys.shape
-    m, mask = np.uint32(0x5BD1E995), length - length % 4
-    h = np.full(n, np.uint32(0x9747B28C) ^ np.uint32(length), np.uint32)
-    for at in range(0, mask, 4):
-        k = np.ascontiguousarray(keys[:, at : at + 4]).view("<u4")[:, 0] * m
-        k ^= k >> np.uint32(24)
-        h = h * m ^ k * m
-    if tail := length - mask:
-        for i in reversed(range(tail)):
-            h ^= keys[:, mask + i].astype(np.uint32) << np.uint32(8 * i)
-        h *= m
-    h ^= h >> np.uint32(13)
-    h *= m
-    return h ^ (h >> np.uint32(15))
-
-
-def partitions_of(keys: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-    """The partition of each key, as the partitioner murmur2 of Java, Faust and librdkafka gives it."""
-    return (murmur2(keys) & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
 
 
 class RoundEncoder:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from telemetry.rawmem import INLINE, address, load_u8, load_u32
 
@@ -38,11 +39,15 @@ def partition_at(p: int, n: int, partitions: int) -> Any:
     return np.int64(murmur2_at(p, n) & np.uint64(0x7FFFFFFF)) % partitions
 
 
-@njit(cache=True, error_model="numpy")
-def _partition(p: int, n: int, partitions: int) -> int:
-    return partition_at(p, n, partitions)
+@njit(cache=True, error_model="numpy", nogil=True)
+def _partitions(p: int, length: int, partitions: int, out: NDArray[np.int64]) -> None:
+    for i in range(len(out)):
+        out[i] = partition_at(p + i * length, length, partitions)
 
 
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, of so many."""
-    return int(_partition(address(key), len(key), partitions))
+def partitions_of(keys: NDArray[np.uint8], partitions: int) -> NDArray[np.int64]:
+    """int64 (n,): the partition of each key, of so many. keys : uint8 (n, length)."""
+    keys = np.ascontiguousarray(keys)
+    out = np.empty(len(keys), np.int64)
+    _partitions(address(keys), keys.shape[1], partitions, out)
+    return out

@@ -23,12 +23,12 @@ from real_worker import read_all
 
 from producers import cli
 from producers.control import NoAnswerError, send_order
-from producers.loadgen import partitions_of
 from producers.mapping import RecordingError
 from producers.sink import KafkaSink
 from telemetry import catalog, clients, codec
 from telemetry import settings as settings_of
 from telemetry.errors import BrokerUnavailableError, CatalogError, DeliveryError
+from telemetry.partitioner import partitions_of
 from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 

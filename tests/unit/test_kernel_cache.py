@@ -13,8 +13,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from fleetwatch import kernelcache
 print(kernelcache.use())
-from telemetry.partitioner import partition_of
-print(partition_of(b"abc", 7))
+import numpy as np
+from telemetry.partitioner import partitions_of
+print(partitions_of(np.frombuffer(b"abc", np.uint8)[None, :], 7)[0])
 """
 
 

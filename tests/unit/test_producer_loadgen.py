@@ -7,36 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.loadgen import SPIKE, LoadGenerator, RoundEncoder, ValuePool, device_ids, murmur2, partitions_of
+from producers.loadgen import SPIKE, LoadGenerator, RoundEncoder, ValuePool, device_ids
 from telemetry import catalog
 from telemetry.codec import FrameEncoder, decode_frame
+from telemetry.partitioner import partitions_of
 
 CATALOGS = catalog.load()
 BENCH = CATALOGS.latest("bench.frames")
-
-
-def as_keys(*keys: str) -> np.ndarray:
-    return np.frombuffer("".join(keys).encode(), np.uint8).reshape(len(keys), -1)
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),  # from the Java client's own test
-    [
-        ("21", -973932308),
-        ("foobar", -790332482),
-        ("a-little-bit-long-string", -985981536),
-        ("a-little-bit-longer-string", -1486304829),
-        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
-        ("abc", 479470107),
-    ],
-)
-def test_murmur2_is_the_java_clients(key: str, expected: int) -> None:
-    assert murmur2(as_keys(key)).astype(np.int32).tolist() == [expected]
-
-
-def test_partitions_are_in_range_and_spread() -> None:
-    found = partitions_of(as_keys(*device_ids(8000)), 8)
-    assert np.bincount(found, minlength=8).min() > 800
 
 
 @settings(max_examples=60, deadline=None)
