@@ -7,12 +7,12 @@ number whether the device sent it twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from streams.core.device_index import D_KEY, D_KEY_LEN, entry_of, find, lookup, reindex
 from telemetry.framescan import (
     F_CLASS,
     F_ID_AT,
@@ -31,7 +31,8 @@ from telemetry.partitioner import partition_at
 from telemetry.rawmem import INLINE, load_u64
 
 # Words of a device's row, int64 (n, DEVICE_WORDS): two cache lines.
-D_KEY, D_KEY_LEN, D_OWNER, D_OFFSET, D_SEQ, D_SEEN, D_TS, D_FIRST_TS, D_FLAGS = 0, 8, 9, 10, 11, 12, 13, 14, 15
+# The first ones are the index's: the id's bytes and their number.
+D_OWNER, D_OFFSET, D_SEQ, D_SEEN, D_TS, D_FIRST_TS, D_FLAGS = range(9, 16)
 DEVICE_WORDS = 16
 #: Bits of D_FLAGS: dirty since the last snapshot; consecutive frames whose time ran backwards.
 FLAG_DIRTY = 1
@@ -51,8 +52,7 @@ BACKWARDS_ONE = 2
     C_GAPS,
     C_NON_FINITE,
     C_CLOCK_STEPS,
-    C_BAD_FRAME,
-) = range(13)
+) = range(12)
 COUNTERS = 16
 
 # What `place` returns besides the next frame's number.
@@ -68,46 +68,6 @@ BACKWARDS_FRAMES = 16
 #: How a device's row names the input partition that it belongs to: the topic's number above the partition's.
 OWNER_SHIFT = 20
 PARTITION_MASK = (1 << OWNER_SHIFT) - 1
-
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_ROW_BITS = np.uint64(32)
-_ROW_MASK = np.uint64(0xFFFFFFFF)
-
-
-@njit(**INLINE)
-def _mix(h: Any, word: Any) -> Any:
-    h = (h ^ word) * _MULTIPLIER
-    return h ^ (h >> np.uint64(32))
-
-
-@njit(**INLINE)
-def _find(at: int, n: int, end: int, devices: NDArray[np.int64], index: NDArray[np.uint64]) -> Any:
-    """(slot or -1, place in the index, hash tag) of the id of n bytes at address `at`.
-
-    Index entries: high 32 bits = tag of the hash, low 32 bits = slot + 1, 0 = empty.
-    """
-    full = n >> 3
-    tail = load_tail(at + 8 * full, n & 7, end)
-    h = np.uint64(n) * _MULTIPLIER
-    for w in range(full):
-        h = _mix(h, load_u64(at + 8 * w))
-    h = _mix(h, tail)
-    tag = h >> _ROW_BITS
-    mask = np.uint64(len(index) - 1)
-    j = h & mask
-    while True:
-        entry = index[j]
-        if entry == np.uint64(0):
-            return -1, np.int64(j), np.int64(tag)
-        if entry >> _ROW_BITS == tag:
-            slot = np.int64(entry & _ROW_MASK) - 1
-            if devices[slot, D_KEY_LEN] == n and (full == 8 or np.uint64(devices[slot, full]) == tail):
-                w = 0
-                while w < full and load_u64(at + 8 * w) == np.uint64(devices[slot, w]):
-                    w += 1
-                if w == full:
-                    return slot, np.int64(j), np.int64(tag)
-        j = (j + np.uint64(1)) & mask
 
 
 @njit(**INLINE)
@@ -187,7 +147,7 @@ def place(
             return BLOCK_FULL, i
         at = table[i, F_ID_AT]
         n = table[i, F_ID_LEN]
-        slot, j, tag = _find(at, n, table[i, F_VALUES_AT], devices, index)
+        slot, j, tag = find(at, n, table[i, F_VALUES_AT], devices, index)
         if slot < 0 and not valid_id(at, n):
             counters[C_ROWS] = rows
             return BAD_ID, i
@@ -207,7 +167,7 @@ def place(
                 counters[C_FREE] -= 1
             else:
                 counters[C_DEVICES] += 1
-            index[j] = (np.uint64(tag) << _ROW_BITS) | np.uint64(slot + 1)
+            index[j] = entry_of(tag, slot)
             for w in range(DEVICE_WORDS):
                 devices[slot, w] = 0
             full = n >> 3
@@ -247,53 +207,6 @@ def place(
         counters[C_SAMPLES] += total
     counters[C_ROWS] = rows
     return DONE, count
-
-
-@njit(**INLINE)
-def _hash(row: NDArray[np.int64]) -> Any:
-    n = row[D_KEY_LEN]
-    full = n >> 3
-    h = np.uint64(n) * _MULTIPLIER
-    for w in range(full):
-        h = _mix(h, np.uint64(row[w]))
-    return _mix(h, np.uint64(row[full]) if full < 8 else np.uint64(0))
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def reindex(devices: NDArray[np.int64], slots: NDArray[np.int32], index: NDArray[np.uint64]) -> None:
-    """Enter those of these slots that hold a device and are not in the index."""
-    mask = np.uint64(len(index) - 1)
-    for slot in slots:
-        if devices[slot, D_KEY_LEN] == 0:
-            continue
-        h = _hash(devices[slot])
-        j = h & mask
-        while index[j] != np.uint64(0):
-            j = (j + np.uint64(1)) & mask
-        index[j] = ((h >> _ROW_BITS) << _ROW_BITS) | np.uint64(np.int64(slot) + 1)
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def lookup(
-    rows: NDArray[np.int64], devices: NDArray[np.int64], index: NDArray[np.uint64], out: NDArray[np.int32]
-) -> None:
-    """The slot that holds the device of each of these rows, or -1."""
-    mask = np.uint64(len(index) - 1)
-    for i in range(len(rows)):
-        h = _hash(rows[i])
-        out[i] = -1
-        j = h & mask
-        while index[j] != np.uint64(0):
-            entry = index[j]
-            if entry >> _ROW_BITS == h >> _ROW_BITS:
-                slot = np.int64(entry & _ROW_MASK) - 1
-                same = True
-                for w in range(D_KEY_LEN + 1):
-                    same = same and devices[slot, w] == rows[i, w]
-                if same:
-                    out[i] = slot
-                    break
-            j = (j + np.uint64(1)) & mask
 
 
 class DeviceTable:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.core import Core
-from streams.core.devices import D_KEY_LEN, D_OFFSET, D_OWNER, PARTITION_MASK
+from streams.core.device_index import D_KEY_LEN
+from streams.core.devices import D_OFFSET, D_OWNER, PARTITION_MASK
 from streams.core.effects import Message
 from streams.core.engine import Engine
 from streams.core.layout import Layout
