@@ -84,10 +84,13 @@ class Publisher:
         for effects in held or ():
             self.publish(effects)
 
-    def restart(self, outlet: Outlet) -> None:
-        """Drop what was held back or sent and not made final; go on with a new outlet."""
+    def restart(self, results: Outlet, rows: Outlet) -> None:
+        """Drop what was held back or sent and not made final; go on with new outlets."""
+        old = {self.results, self.rows}
         self._held = None
-        self.results = self.rows = outlet
+        self.results, self.rows = results, rows
+        for outlet in old:
+            outlet.discard()
 
     def write_rows(self, rows: list[Message], outlet: Outlet) -> None:
         """Hand state rows over."""

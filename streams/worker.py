@@ -66,17 +66,16 @@ class Worker:
         self.topics = topics(settings)
         self.core = make_core(settings, partitions=settings.topics.partitions)
         self._stopping, self._patience = stopping, Patience(stopping)
-        results = self._outlet()
-        rows = results if results.transactional else self._outlet()
-        self.publisher: Publisher = Publisher(results, rows, self.topics, name)
+        self.publisher = Publisher(*self._outlets(), self.topics, name)
         self.owned = Ownership()
         p = settings.processing
         self.checkpoints = Checkpointer(
             self.core, self.publisher, self.owned, p.group, p.transaction_timeout_s, self._patience
         )
         self.changelog = Changelog(settings, self.topics.state.name, self.core, stopping)
+        exact = self.publisher.results.transactional
         self.holdings = Holdings(
-            self.core, self.owned, self.changelog, self._patience, p.keep_revoked_s, exact=results.transactional
+            self.core, self.owned, self.changelog, self._patience, p.keep_revoked_s, exact=exact
         )
         self.core.evict = self.holdings.release_parked
         self._lock = asyncio.Lock()
@@ -95,11 +94,14 @@ class Worker:
         self.latency: LatencyObserver = lambda clock, seconds: None
         self.batch_size: Callable[[int], None] = lambda records: None
 
-    def _outlet(self) -> Outlet:
-        exactly_once = self.settings.processing.guarantee == "exactly_once"
-        outlet = Outlet(self.settings, f"{self.settings.processing.group}-{self.name}" if exactly_once else None)
+    def _outlets(self) -> tuple[Outlet, Outlet]:
+        """For results and for rows: one and the same where there are transactions. Blocking."""
+        p = self.settings.processing
+        if p.guarantee == "at_least_once":
+            return Outlet(self.settings, None), Outlet(self.settings, None)
+        outlet = Outlet(self.settings, f"{p.group}-{self.name}")
         outlet.register(self._patience)
-        return outlet
+        return outlet, outlet
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first batches need: before the worker joins its group."""
@@ -279,11 +281,10 @@ class Worker:
         await self._consumer.seek_raw(self.owned.applied)
 
     async def _let_go(self) -> None:
-        """Hold no partition, and a new outlet, at whose registration the broker aborts what the old one sent."""
+        """Hold no partition, and new outlets, at whose registration the broker aborts what the old ones sent."""
         self.holdings.let_go()
-        old, loop = self.publisher.results, asyncio.get_running_loop()
-        self.publisher.restart(await loop.run_in_executor(None, self._outlet))
-        old.discard()
+        loop = asyncio.get_running_loop()
+        self.publisher.restart(*await loop.run_in_executor(None, self._outlets))
 
     # -- ownership -------------------------------------------------------------------------------------------
 

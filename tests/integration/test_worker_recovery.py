@@ -9,10 +9,11 @@ import pytest
 from behaviour import Job
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import OffsetSpec
+from real_worker import read_all
 
 from streams import worker as worker_module
 from streams.checkpoint import CheckpointError, Loss, loss_of
-from streams.outlet import Outlet, Patience
+from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import NotMemberError, group_metadata
 from streams.transport.rawfetch import RawBatches
 from streams.worker import Worker
@@ -152,11 +153,8 @@ def test_the_same_loss_again_and_again_ends_the_worker(scene, monkeypatch):
 def test_a_rebalance_that_begins_meanwhile_leaves_the_worker_waiting(scene):
     worker, consumer, failures = scene
 
-    class Moved(Rebalances):
-        pass
-
     async def story() -> None:
-        consumer.app = Moved()
+        consumer.app = Rebalances()
         owning = asyncio.ensure_future(worker.own(consumer))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -201,6 +199,37 @@ def test_discarded_outlets_leave_no_threads(kafka_bootstrap, topic_prefix, tmp_p
     assert threads() <= before + 1
     ends = offsets_of(clients.admin(job.settings), [(job.names.features.name, 0)], OffsetSpec.earliest(), 5)
     assert ends == {(job.names.features.name, 0): 0}
+
+
+def test_a_record_that_is_too_large_is_said_and_sends_no_other_twice(kafka_bootstrap, topic_prefix, tmp_path):
+    job = Job.make(tmp_path, kafka_bootstrap, topic_prefix)
+    topic, outlet = job.names.features.name, Outlet(job.settings, None)
+    small = [{"key": b"k", "value": b"%d" % i, "partition": 0} for i in range(10)]
+    large = {"key": b"k", "value": bytes(5_000_000), "partition": 0}
+    with pytest.raises(UndeliveredError, match="a record of 5000000 bytes"):
+        outlet.hand_over(topic, [*small[:5], large, *small[5:]])
+    outlet.flush(Patience())
+    assert [m.value() for m in read_all(job.settings, topic)] == [m["value"] for m in small]
+
+
+def test_without_transactions_reading_that_is_stuck_begins_anew_too(
+    kafka_bootstrap, topic_prefix, tmp_path, monkeypatch
+):
+    job = Job.make(tmp_path, kafka_bootstrap, topic_prefix, processing={"guarantee": "at_least_once"})
+    failures: list[BaseException] = []
+    monkeypatch.setattr(Worker, "fail", lambda self, cause: failures.append(cause))
+    worker, consumer = Worker(job.settings, "w", lambda: False), Assigned(job.names.vehicle.name)
+
+    async def story() -> None:
+        await worker.own(consumer)
+        before = worker.publisher.results, worker.publisher.rows
+        for i in range(worker_module.MISPLACED_MAX):
+            await worker.process(event(consumer.topic, 0, 500 + i, 501 + i))
+        after = worker.publisher.results, worker.publisher.rows
+        assert len({*before, *after}) == 4
+
+    asyncio.run(story())
+    assert failures == [] and worker.recoveries == 1
 
 
 @pytest.mark.parametrize(
