@@ -22,7 +22,6 @@ from detectors.surprise import CAP, NORMAL_TABLE, tail_of_z2
 # Denormal numbers cost a hundred cycles each: a variance that has once been positive stays above this, and a mean
 # that has come closer to 0 is 0.
 _FLOOR = 1e-290
-_NO_OPINION = -1
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

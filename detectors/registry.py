@@ -8,10 +8,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from detectors.ewma import EwmaZ
-from detectors.protocol import Block, Detector, Scores
+from detectors.protocol import Detector
 from detectors.relations import Relations
 from detectors.river_bank import RiverBank
 from detectors.robust import RobustMultiscale
@@ -74,20 +72,3 @@ def make_detector(name: str, columns: tuple[str, ...], params: Mapping[str, Any]
         hints = "; ".join(f"{key!r}: {_nearest(key, known)}" for key in wrong)
         raise ValueError(f"detector {name!r} has no parameter {hints}")
     return DETECTORS[name](tuple(columns), **params)
-
-
-def warm_up(detector: Detector) -> None:
-    """Compile all that `update` of this detector will need, by using a twin of it; it learns nothing itself.
-
-    Called once per detector before a worker says that it is ready.
-    """
-    twin = make_detector(detector.spec.name, detector.spec.columns, detector.spec.params)
-    twin.reserve(1)
-    block = Block(np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros((1, len(twin.spec.columns)), np.float32))
-    twin.update(block, Scores.empty(1))
-
-
-def warm_up_all(detectors: Iterable[Detector]) -> None:
-    """`warm_up` each."""
-    for detector in detectors:
-        warm_up(detector)

@@ -288,10 +288,6 @@ class AlertStage:
             self.words[slots] = np.ascontiguousarray(states[:, :cut]).view(np.int64)
             self.figures[slots] = np.ascontiguousarray(states[:, cut:]).view(np.float32)
 
-    def open_episodes(self, slots: NDArray[np.int32]) -> int:
-        """How many of these slots have an open alert."""
-        return 0 if self.spec.frames else int(np.count_nonzero(self.words[slots, E_STATE] == OPEN))
-
     def judge(
         self,
         slots: NDArray[np.int32],

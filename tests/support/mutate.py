@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import random
 
+from telemetry.codec import zigzag
+
 #: Numbers at the edges of what the formats hold.
 EDGES = (
     0, 1, -1, 2, 63, 64, -64, -65, 127, 128, 8191, 8192, 65_535, 65_536, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1,
     2**32, 10**12, 2**53, 2**61, 2**62 - 1, 2**62, 2**63 - 1, -(2**63), -(2**62),
 )  # fmt: skip
 BYTES = (0, 1, 2, 0x3F, 0x40, 0x7E, 0x7F, 0x80, 0x81, 0xC3, 0xFE, 0xFF)
-
-
-def zigzag(n: int) -> bytes:
-    u = ((n << 1) ^ (n >> 63)) & (2**64 - 1)
-    out = bytearray()
-    while u > 0x7F:
-        out.append(u & 0x7F | 0x80)
-        u >>= 7
-    out.append(u)
-    return bytes(out)
 
 
 class Mutator:

@@ -6,7 +6,7 @@ from detector_models import needed
 
 from detectors.blocks import grown
 from detectors.protocol import Block, Scores
-from detectors.registry import DETECTORS, make_detector, parameters_of, warm_up, warm_up_all
+from detectors.registry import DETECTORS, make_detector, parameters_of
 
 TWO = ("a", "b")
 
@@ -28,16 +28,6 @@ def test_unknown_parameters_are_all_named_with_the_nearest():
 def test_parameters_of_gives_defaults():
     assert parameters_of("ewma")["alpha"] == 0.02
     assert all(parameters_of(name) for name in DETECTORS)
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_warm_up_learns_nothing(name):
-    detector = make_detector(name, TWO, needed(name, TWO))
-    detector.reserve(1)
-    before = detector.snapshot(np.zeros(1, np.int32))
-    warm_up(detector)
-    warm_up_all([detector])
-    assert (detector.snapshot(np.zeros(1, np.int32)) == before).all()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
