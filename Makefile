@@ -54,7 +54,7 @@ SEED ?= 1
 KILLS ?= 100
 BROKER_KILLS ?= 20
 
-chaos: setup ## Break 3 brokers and 3 workers at random, compare all results (SEED=, KILLS=, BROKER_KILLS=; an hour).
+chaos: setup ## Break 3 brokers and 3 workers at random, compare all results (SEED=, KILLS=, BROKER_KILLS=; half an hour).
 	$(BIN)/python -m tests.chaos run --seed $(SEED) --kills $(KILLS) --broker-kills $(BROKER_KILLS) \
 	  --report docs/reliability.md
 
