@@ -115,7 +115,7 @@ class Listener:
 
 
 def send_order(settings: Settings, inject: str, run: str | None, timeout_s: float) -> list[dict[str, Any]]:
-    """Send an order and wait for answers; returns ``{"run": ..., "injected": truth record}`` of each simulation.
+    """Send an order and wait `timeout_s` for answers; returns ``{"run": ..., "injected": truth record}`` of each simulation.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def send_order(settings: Settings, inject: str, run: str | None, timeout_s: floa
         sink = KafkaSink(settings, linger_ms=0)
         message = {"order": order.order, "inject": inject} | ({"run": run} if run else {})
         sink.send(spec.name, (run or "").encode(), json.dumps(message).encode())
-        sink.close(timeout_s)
+        sink.close()
         return _answers(consumer, order, timeout_s)
     finally:
         consumer.close()
