@@ -17,7 +17,7 @@ from streams.worker import UnfinishedError
 
 #: Seconds from the signal to the end: less than Kubernetes' 30. Without work in hand there is nothing to finish.
 DRAIN_S = 25.0
-DRAIN_IDLE_S = 5.0
+DRAIN_IDLE_S = 10.0
 
 
 class DrainingWorker(faust.Worker):

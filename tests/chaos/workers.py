@@ -15,6 +15,10 @@ from pathlib import Path
 
 RESTART_DELAY_S = 0.5
 #: A worker that ends with this has wrong settings or topics: a supervisor does not start it again.
+#: sysexits.h: told to end, and not finished.
+EXIT_UNFINISHED = 75
+#: So long a worker may be starting on a loaded machine.
+STARTING_S = 20.0
 EXIT_CONFIG = 78
 TERM_PATIENCE_S = 30.0
 WEB_PORT = 6066
@@ -45,6 +49,7 @@ class Slot:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     told: str = ""  # what we did to the present process
+    started_at_s: float = 0.0  # monotonic
     restart_at_s: float = 0.0
     starts: int = 0
     ends: list[WorkerEnd] = field(default_factory=list)
@@ -94,7 +99,7 @@ class Workers:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env=env, cwd=self._folder, start_new_session=True,
             )  # fmt: skip
-        slot.told, slot.starts = "", slot.starts + 1
+        slot.told, slot.starts, slot.started_at_s = "", slot.starts + 1, time.monotonic()
 
     def _supervise(self) -> None:
         while self._keep_running:
@@ -147,8 +152,12 @@ class Workers:
         return sorted((end for slot in self.slots for end in slot.ends), key=lambda end: end.at_s)
 
     def stop(self) -> None:
-        """SIGTERM to all, no restarts; what does not end as it should is a problem."""
+        """SIGTERM to all, no restarts; what does not end as it should is a problem.
+
+        A worker that was still starting has nothing in hand, and may say that it could not leave in time.
+        """
         self._stop_supervising()
+        starting = {slot.name for slot in self.slots if time.monotonic() - slot.started_at_s < STARTING_S}
         for slot in self.slots:
             self.send(slot, signal.SIGTERM)
         for slot in self.slots:
@@ -160,7 +169,8 @@ class Workers:
                 slot.process.kill()
                 code = slot.process.wait(10)
                 self.problems.append(f"{slot.name} did not end within {TERM_PATIENCE_S:.0f} s of SIGTERM")
-            if code not in (0, -signal.SIGKILL, -signal.SIGTERM):
+            unfinished = code == EXIT_UNFINISHED and slot.name in starting
+            if not unfinished and code not in (0, -signal.SIGKILL, -signal.SIGTERM):
                 self.problems.append(f"{slot.name} ended with {code} after SIGTERM: {last_error(slot.log)}")
             slot.process = None
 
