@@ -115,7 +115,9 @@ class Listener:
 
 
 def send_order(settings: Settings, inject: str, run: str | None, timeout_s: float) -> list[dict[str, Any]]:
-    """Send an order and wait `timeout_s` for answers; returns ``{"run": ..., "injected": truth record}`` of each simulation.
+    """Send an order and wait timeout_s for answers.
+
+    Returns ``{"run": ..., "injected": truth record}`` of each simulation.
 
     Raises
     ------

@@ -15,11 +15,11 @@ from pathlib import Path
 
 RESTART_DELAY_S = 0.5
 #: A worker that ends with this has wrong settings or topics: a supervisor does not start it again.
-#: sysexits.h: told to end, and not finished.
+EXIT_CONFIG = 78
+#: Told to end, and not finished.
 EXIT_UNFINISHED = 75
 #: So long a worker may be starting on a loaded machine.
 STARTING_S = 20.0
-EXIT_CONFIG = 78
 TERM_PATIENCE_S = 30.0
 WEB_PORT = 6066
 
