@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streams.core.effects import Message
 from telemetry import clients
+from telemetry.passing import PASSING
 from telemetry.settings import Settings
 
 log = logging.getLogger("fleetwatch.outlet")
@@ -29,31 +30,6 @@ TELL_EVERY_S = 60.0
 
 class UndeliveredError(RuntimeError):
     """Kafka did not take a record of ours; the work since the last commit must be done again."""
-
-
-#: Errors of a cluster that is away, starting or electing; asking again mends them.
-PASSING = frozenset(
-    {
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._TRANSPORT,  # noqa: SLF001
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._WAIT_COORD,  # noqa: SLF001
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.LISTENER_NOT_FOUND,
-        KafkaError.KAFKA_STORAGE_ERROR,
-        KafkaError._NOENT,  # noqa: SLF001 - no leader found
-    }
-)
 
 
 class Patience:

@@ -18,6 +18,7 @@ from telemetry import security
 from telemetry.errors import BrokerUnavailableError, SettingsError
 from telemetry.kafka_settings import KafkaSettings
 from telemetry.log import printable
+from telemetry.passing import PASSING
 from telemetry.settings import Settings
 
 log = logging.getLogger("fleetwatch.kafka")
@@ -203,13 +204,6 @@ def require_broker(settings: Settings) -> None:
     cluster_metadata(admin(settings), settings)
 
 
-_COORDINATOR_MOVES = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
-
-
 def _committed(client: Consumer, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
     found: list[TopicPartition] = client.committed(partitions, timeout=timeout_s)
     for entry in found:
@@ -240,7 +234,7 @@ def committed_offsets(
                 found = _committed(client, partitions, max(1.0, end - time.monotonic()))
                 return {(e.topic, e.partition): e.offset if e.offset >= 0 else None for e in found}
             except KafkaException as exc:
-                if exc.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() >= end:
+                if exc.args[0].code() not in PASSING or time.monotonic() >= end:
                     raise
                 time.sleep(0.2)
     finally:
