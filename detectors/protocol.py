@@ -58,11 +58,14 @@ class Block:
     slots : int32 (n,), the device's row number. A slot may occur many times; its rows are in order.
     ts_us : int64 (n,), event time, microseconds.
     values : float32 (n, d), NaN = missing.
+    alarm : float32 (n,), the largest surprise that the detectors asked before this one see in each row, 0 = none;
+        None = nobody was asked. A row that alarms others is not learnt as normal either, whatever it looks like here.
     """
 
     slots: NDArray[np.int32]
     ts_us: NDArray[np.int64]
     values: NDArray[np.float32]
+    alarm: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.slots)
