@@ -7,6 +7,7 @@ updated when it grows or `update_us` has passed, and resolves when no row has be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,7 @@ def judge(
     share: NDArray[np.float32],
     open_surprise: float,
     close_surprise: float,
-    open_rows: int,
+    open_rows: NDArray[np.int64],
     confirm_us: int,
     resolve_us: int,
     update_us: int,
@@ -127,7 +128,7 @@ def judge(
 ) -> tuple[int, int]:
     """Apply rows first..count-1; returns (next row, events). Stops when the events are full.
 
-    surprise : (q, n); column, expected, share : (q, n, TOP). first_ts : each slot's first event time. table :
+    surprise : (q, n); column, expected, share : (q, n, TOP). open_rows : (q,). first_ts : each slot's first event time. table :
     the frame table, for offsets, by frame_no.
     """
     n = 0
@@ -179,7 +180,7 @@ def judge(
         words[slot, E_LAST] = ts
         if best > figures[slot, G_PEAK]:
             _note_peak(slot, i, q_best, best, values, column, expected, share, words, figures)
-        if words[slot, E_COUNT] >= open_rows:
+        if words[slot, E_COUNT] >= open_rows[q_best]:
             words[slot, E_STATE] = OPEN
             words[slot, E_NUMBER] += 1
             words[slot, E_UPDATED] = ts
@@ -244,10 +245,16 @@ class Events:
 
 
 class AlertStage:
-    """Episodes of one class's slots; in `frames` mode it keeps no state."""
+    """Episodes of one class's slots; in `frames` mode it keeps no state.
 
-    def __init__(self, spec: PolicySpec, events_max: int = 1024) -> None:
+    Parameters
+    ----------
+    open_rows : strange rows that open an alert where this detector's was the strangest opinion of the last one.
+    """
+
+    def __init__(self, spec: PolicySpec, open_rows: Sequence[int], events_max: int = 1024) -> None:
         self.spec = spec
+        self._open_rows = np.array(open_rows, np.int64)
         self._events = np.zeros((events_max, EVENT_WORDS), np.int64)
         self._figures = np.zeros((events_max, EPISODE_FIGURES), np.float32)
         self.words = np.zeros((1, EPISODE_WORDS), np.int64)
@@ -313,7 +320,7 @@ class AlertStage:
             else:
                 first, n = judge(
                     first, len(slots), slots, ts_us, values, order, frame_no, table, first_ts,
-                    surprise, column, expected, share, spec.open_surprise, spec.close_surprise, spec.open_rows,
+                    surprise, column, expected, share, spec.open_surprise, spec.close_surprise, self._open_rows,
                     spec.confirm_us, spec.resolve_us, spec.update_us, spec.cooldown_us, spec.warmup_us,
                     self.words, self.figures, self._events, self._figures,
                 )  # fmt: skip

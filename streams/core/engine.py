@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.protocol import TOP, Block, Detector, Scores
-from streams.core.alert_policy import AlertStage, PolicySpec
+from detectors.calibration import TailCalibration
+from detectors.ensemble import Ensemble, Member, Opinions
+from detectors.protocol import Block, Detector, Scores
+from streams.core.alert_policy import V_ROW, V_SLOT, AlertStage, Events, PolicySpec
 from streams.core.alerting import AlertWriter
 from streams.core.devices import (
     BAD_ID,
@@ -39,7 +41,7 @@ from telemetry.rawmem import copy_bytes
 from telemetry.reasons import Reason
 
 #: Whatever keeps state by slot.
-Stage = WatchStage | WindowStage | AlertStage | Detector
+Stage = WatchStage | WindowStage | AlertStage | Detector | TailCalibration
 
 #: Features of a window that window-rate detectors see, for each signal.
 WINDOW_COLUMNS = ("mean", "std")
@@ -64,11 +66,35 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """The detectors of a class. sample : of them the first `alerting` may open alerts; window : scores only."""
+    """The detectors of a class. sample : of them the first `alerting` may open alerts; window : scores only.
+
+    calibrations : of the sample-rate detectors, in their order; () = their surprises are taken as they are.
+    open_rows : strange rows that open an alert, by sample-rate detector; () = as the policy says.
+    policy : of this class; None = the engine's.
+    """
 
     sample: tuple[Detector, ...] = ()
     window: tuple[Detector, ...] = ()
     alerting: int = 0
+    calibrations: tuple[TailCalibration, ...] = ()
+    open_rows: tuple[int, ...] = ()
+    policy: PolicySpec | None = None
+
+
+@dataclass(slots=True)
+class Rows:
+    """What became of a block's n rows, for whoever listens: views that are good during the call.
+
+    slots, ts_us, frame_no, order : see `streams.core.devices.place`. opinions : of the sample-rate detectors.
+    events : of the alert policy, in order.
+    """
+
+    slots: NDArray[np.int32]
+    ts_us: NDArray[np.int64]
+    frame_no: NDArray[np.int32]
+    order: NDArray[np.uint8]
+    opinions: Opinions
+    events: list[Events]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +120,11 @@ def layout(
 ) -> Layout:
     """The row's pieces. Thresholds of the alert policy are not part of their meaning: they may change.
 
-    stages : watch, the sample-rate detectors, windows, alerts.
+    stages : watch, the sample-rate detectors, their calibrations, windows, alerts.
     """
     base = (catalog.key, *(f"{s.name}:{s.nature}" for s in catalog.signals))
     watch, *detectors, windows, alerts = stages
+    calibrations = detectors[len(lineup.sample) :]
     names = [d.spec.name for d in lineup.sample]
     opinions = names if spec.scores_min_surprise is not None else []
     return Layout(
@@ -106,7 +133,12 @@ def layout(
             Piece.of(watch.state_nbytes, *base, "watch"),
             *(
                 Piece.of(s.state_nbytes, *base, d.spec.state_id)
-                for s, d in zip(detectors, lineup.sample, strict=True)
+                for s, d in zip(detectors[: len(lineup.sample)], lineup.sample, strict=True)
+            ),
+            *(
+                Piece.of(c.state_nbytes, *base, lineup.sample[q].spec.state_id, c.meaning)
+                for q, c in enumerate(calibrations)
+                if isinstance(c, TailCalibration)
             ),
             Piece.of(windows.state_nbytes, *base, repr(spec.windows), *opinions),
             Piece.of(alerts.state_nbytes, *base, "alerts:1", *names[: lineup.alerting]),
@@ -134,15 +166,19 @@ class Engine:
         self.catalog, self.class_no, self.spec = catalog, class_no, spec
         self.detectors, self.bank = lineup.sample, lineup.window
         self._alerting = lineup.alerting
+        self._calibrations = lineup.calibrations
         detectors = self.detectors
+        policy = lineup.policy or spec.policy
         self.d = len(catalog.signals)
         self.devices = DeviceTable()
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
         self.windows = WindowStage(spec.windows, catalog, opinions)
-        self.alerts = AlertStage(spec.policy)
+        self.alerts = AlertStage(policy, lineup.open_rows[: lineup.alerting] or (policy.open_rows,) * lineup.alerting)
         self.watch = WatchStage(catalog)
         self._encoder = FeatureEncoder(spec.windows, catalog, self.windows.closed_max)
-        self._writer = AlertWriter(catalog, tuple((d.spec.name, d.spec.version) for d in detectors), spec.policy)
+        self._writer = AlertWriter(catalog, tuple(d.spec for d in detectors), policy)
+        tails = lineup.calibrations or (None,) * len(detectors)
+        self._ensemble = Ensemble([Member(d, c) for d, c in zip(detectors, tails, strict=True)]) if detectors else None
         rows = max(spec.block_values, FRAME_VALUES_MAX) // self.d
         self._slots = np.zeros(rows, np.int32)
         self._ts_us = np.zeros(rows, np.int64)
@@ -150,11 +186,7 @@ class Engine:
         self._frame_no = np.zeros(rows, np.int32)
         self._order = np.zeros(rows, np.uint8)
         self._late = np.zeros(rows, np.uint8)
-        q = max(1, len(detectors))
-        self._surprise = np.full((q, rows), np.nan, np.float32)
-        self._column = np.full((q, rows, TOP), -1, np.int16)
-        self._expected = np.full((q, rows, TOP), np.nan, np.float32)
-        self._share = np.full((q, rows, TOP), np.nan, np.float32)
+        self._opinions = Opinions.empty(max(1, len(detectors)), rows)
         self.late_rows = 0
         self.windows_closed = 0
         self._reserve(self.devices.capacity)
@@ -162,13 +194,12 @@ class Engine:
         self.state_id = self.layout.state_id
         #: Asked when the table is full, before a device is refused: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
+        #: Called with every block once it is judged; None = nobody listens.
+        self.listener: Callable[[Rows], None] | None = None
 
     def _reserve(self, n_slots: int) -> None:
-        self.watch.reserve(n_slots)
-        self.windows.reserve(n_slots)
-        self.alerts.reserve(n_slots)
-        for detector in (*self.detectors, *self.bank):
-            detector.reserve(n_slots)
+        for stage in (*self._stages(), *self.bank):
+            stage.reserve(n_slots)
 
     def grow_to(self, n_slots: int) -> None:
         """Room for at least n_slots devices, doubling, but no more than devices_max unless so many are wanted."""
@@ -214,52 +245,64 @@ class Engine:
         order, frame_no, late = self._order[:n], self._frame_no[:n], self._late[:n]
         self._score(Block(slots, ts_us, values), order)
         late[:] = 0
-        for closed in self.windows.advance(slots, ts_us, values, order, late, self._surprise, self._column):
+        said = self._opinions
+        for closed in self.windows.advance(slots, ts_us, values, order, late, said.surprise, said.column):
             self._publish(closed, source, effects)
         if late.any():
             self._late_frames(table, frame_no[late > 0], source, effects)
         q = self._alerting
-        if q == 0:
-            return
-        first_ts = self.devices.rows[:, D_FIRST_TS]
-        for events in self.alerts.judge(
-            slots, ts_us, values, order, frame_no, table, first_ts,
-            self._surprise[:q], self._column[:q], self._expected[:q], self._share[:q],
-        ):  # fmt: skip
+        told: list[Events] = []
+        if q:
+            told = self.alerts.judge(
+                slots, ts_us, values, order, frame_no, table, self.devices.rows[:, D_FIRST_TS],
+                said.surprise[:q], said.column[:q], said.expected[:q], said.share[:q],
+            )  # fmt: skip
+            self._alert(told, ts_us, frame_no, table, source, effects)
+        if self.listener is not None:
+            self.listener(Rows(slots, ts_us, frame_no, order, said.head(n), told))
+
+    def _alert(
+        self,
+        told: list[Events],
+        ts_us: NDArray[np.int64],
+        frame_no: NDArray[np.int32],
+        table: NDArray[np.int64],
+        source: Source,
+        effects: Effects,
+    ) -> None:
+        """Write the alerts of a block's events."""
+        for events in told:
             for i in range(len(events.words)):
-                row = int(events.words[i, 0])
+                row, slot = int(events.words[i, V_ROW]), int(events.words[i, V_SLOT])
                 frame = table[frame_no[row]]
                 alert = self._writer.write(
-                    events.words[i], events.figures[i], self.devices.key(int(events.words[i, 1])).decode(),
+                    events.words[i], events.figures[i], self.devices.key(slot).decode(),
                     int(ts_us[row]), source.topic, source.partition, int(frame[F_OFFSET]),
-                    int(first_ts[int(events.words[i, 1])]),
+                    int(self.devices.rows[slot, D_FIRST_TS]),
                 )  # fmt: skip
                 effects.alerts.append(alert)
                 effects.alert_times_us.append((int(ts_us[row]), int(frame[F_RECORD_TS]) * 1000))
 
     def _score(self, block: Block, order: NDArray[np.uint8]) -> None:
         """Every detector's opinion of the rows that are in order; the others have none and are not learnt."""
-        n = len(block)
-        whole = bool(order.all())
-        chosen = None if whole else np.flatnonzero(order)
-        if chosen is not None:
+        if self._ensemble is None:
+            return
+        said, chosen = self._opinions.head(len(block)), None
+        if not order.all():
+            chosen = np.flatnonzero(order)
             block = Block(block.slots[chosen], block.ts_us[chosen], block.values[chosen])
-            self._surprise[:, :n] = np.nan
-            self._column[:, :n] = -1
         values = block.values
         block = Block(block.slots, block.ts_us, self.watch.select(block.slots, values))
-        n = len(block)
-        for q, detector in enumerate(self.detectors):
-            if chosen is None:
-                out = Scores(self._surprise[q], self._column[q], self._expected[q], self._share[q])
-                detector.update(block, out)
-                self.watch.name(out.column[:n], out.expected[:n], values, block.values)
-            elif n:
-                out = Scores.empty(n)
-                detector.update(block, out)
-                self.watch.name(out.column, out.expected, values, block.values)
-                self._surprise[q, chosen], self._column[q, chosen] = out.surprise, out.column
-                self._expected[q, chosen], self._share[q, chosen] = out.expected, out.share
+        mine = said if chosen is None else Opinions.empty(len(self.detectors), len(block))
+        if len(block):
+            self._ensemble.ask(block, mine)
+            for q in range(len(self.detectors)):
+                self.watch.name(mine.column[q], mine.expected[q], values, block.values)
+        if chosen is not None:
+            said.surprise[:] = np.nan
+            said.column[:] = -1
+            said.surprise[:, chosen], said.column[:, chosen] = mine.surprise, mine.column
+            said.expected[:, chosen], said.share[:, chosen] = mine.expected, mine.share
 
     def _publish(self, closed: Closed, source: Source, effects: Effects) -> None:
         """Features, the sample-rate detectors' peaks, and the window-rate detectors' opinions."""
@@ -325,7 +368,7 @@ class Engine:
         return self.devices.nbytes + self.windows.nbytes + self.alerts.nbytes
 
     def _stages(self) -> tuple[Stage, ...]:
-        return (self.watch, *self.detectors, self.windows, self.alerts)
+        return (self.watch, *self.detectors, *self._calibrations, self.windows, self.alerts)
 
     @property
     def row_nbytes(self) -> int:
