@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "load": ("producers.cli:load", "Write pre-encoded frames at full speed, for benchmarks."),
     "alerts": ("fleetwatch.alerts_cli:alerts", "Subscribe to the alerts."),
     "dlq": ("fleetwatch.dlq_cli:dlq", "Look at refused records (dead letters), and send them again."),
+    "scorecard": ("fleetwatch.scorecard_cli:scorecard", "Score the alerts against the faults that were injected."),
     "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
     "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
     "schemas": ("fleetwatch.schemas_cli:schemas", "List the Avro schemas, check a change, tell readers of it."),
