@@ -24,8 +24,8 @@ SHAPE_MIN, SHAPE_MAX = -0.5, 0.9
 _SIGMA = 1.0 / math.log(10.0)  # mean excess of a surprise whose p is right
 _LEAST = 0.05  # where a tail may begin at the lowest
 
-# Words of a slot behind its peaks, float32: stretches, peaks, rows of the open stretch, alarming stretches in a row,
-# where the tail begins, the surprise there, scale and shape of the tail; then the open stretch's largest rows.
+# Words of a slot behind its peaks, float32: stretches, peaks, rows of the open stretch, alarming stretches in a
+# row, where the tail begins, the surprise there, scale and shape of the tail; then the open stretch's largest rows.
 (W_STRETCHES, W_PEAKS, W_ROWS, W_HELD, W_FROM, W_SURPRISE, W_SCALE, W_SHAPE) = range(PEAKS, PEAKS + 8)
 W_TOP = PEAKS + 8
 # Parameters of the kernel.
@@ -132,7 +132,7 @@ def _end_stretch(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
     _insert(row, max(peak, np.float32(0)))
     if row[W_STRETCHES] >= STRETCHES_MAX:
         row[W_STRETCHES] = np.float32(STRETCHES_MAX // 2)
-        half = np.int64(row[W_PEAKS]) // 2
+        half = np.int64(0.5 * row[W_PEAKS])
         odd = np.int64(row[W_PEAKS]) - 2 * half
         for j in range(half):  # every other, the largest one among them
             row[j] = row[2 * j + 1 + odd]
@@ -174,12 +174,12 @@ def _update(
 class TailCalibration:
     """Makes the surprises of one detector honest on each device, by the tail of what the device showed before.
 
-    An alert is told by a stretch of rows: by `confirm_rows` of them that are strange. So a device's rows are cut into
-    stretches of `stretch_rows`, and of each the confirm_rows-th largest surprise is its peak. The largest `PEAKS` peaks
-    are kept, a generalised Pareto law is fitted above the smallest of the tail, and a row's calibrated surprise is
-    -log10 of the rate, a row, at which stretches reach its level. An alert at level -log10(r) is then raised r times a
-    row in health, whatever the detector's own idea of a p-value: that is how a budget of false alarms becomes a
-    threshold.
+    An alert is told by a stretch of rows: by `confirm_rows` of them that are strange. So a device's rows are cut
+    into stretches of `stretch_rows`, and of each the confirm_rows-th largest surprise is its peak. The largest
+    `PEAKS` peaks are kept, a generalised Pareto law is fitted above the smallest of the tail, and a row's
+    calibrated surprise is -log10 of the rate, a row, at which stretches reach its level. An alert at level -log10(r) is then
+    raised r times a row in health, whatever the detector's own idea of a p-value: that is how a budget of false
+    alarms becomes a threshold.
 
     It works where health is much the same from day to day; it follows changes by forgetting half after
     `STRETCHES_MAX` stretches. A young device leans on the nominal law. A stretch whose level is `hold` or more is

@@ -1,4 +1,4 @@
-"""Several detectors as one, on one scale. The rule: what alarms one is not learnt as normal by those asked later."""
+"""Several detectors as one, on one scale. The rule: what alarms one, those asked later do not learn."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Ensemble:
     are named by the member whose surprise is the largest.
 
     It works as well as its best member, less what the others' false alarms cost of the budget: asking q members
-    takes log10(q) off each one's surprise (Bonferroni, `tries` of each calibration). Members that always agree waste
-    that; members that see different faults earn it.
+    takes log10(q) off each one's surprise (Bonferroni, `tries` of each calibration). Members that always agree
+    waste that; members that see different faults earn it.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Ensemble:
             stage.reserve(n_slots)
 
     def ask(self, block: Block, opinions: Opinions) -> None:
-        """Every member scores and learns the block; what each says goes to the opinions' first len(block) places."""
+        """Every member scores and learns the block; what each says goes to the first len(block) places."""
         n = len(block)
         alarm = np.zeros(n, np.float32) if block.alarm is None else block.alarm.copy()
         for q, (detector, calibration) in enumerate((m.detector, m.calibration) for m in self.members):
@@ -140,7 +140,7 @@ def _rescale(scores: Scores, nominal: NDArray[np.float32]) -> None:
 
 
 def strangest(opinions: Opinions, out: Scores) -> NDArray[np.int64]:
-    """Write the most surprised member's opinion of each row to `out`, where there is one; int64 (n,): its number."""
+    """Write the most surprised member's opinion of each row to `out`; returns its number, int64 (n,)."""
     n = opinions.surprise.shape[1]
     best = np.argmax(np.where(np.isnan(opinions.surprise), np.float32(-1), opinions.surprise), axis=0)
     rows = np.arange(n)

@@ -59,7 +59,7 @@ class Block:
     ts_us : int64 (n,), event time, microseconds.
     values : float32 (n, d), NaN = missing.
     alarm : float32 (n,), the largest surprise that the detectors asked before this one see in each row, 0 = none;
-        None = nobody was asked. A row that alarms others is not learnt as normal either, whatever it looks like here.
+        None = nobody was asked. A row that alarms others is not learnt as normal, whatever it looks like here.
     """
 
     slots: NDArray[np.int32]

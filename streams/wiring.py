@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from detectors.calibration import TailCalibration
 from detectors.protocol import Detector
 from detectors.registry import make_detector, rate_of
 from streams.core.alert_policy import PolicySpec
@@ -22,17 +24,31 @@ def _us(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def policy_spec(settings: Settings) -> PolicySpec:
-    """The alert policy, in microseconds."""
+#: Of the false-alarm budget.
+MONTH_US = 30 * 86_400_000_000
+#: A policy's times are at least so many of the class's rows, whatever the settings say in seconds.
+CONFIRM_ROWS, RESOLVE_ROWS, COOLDOWN_ROWS = 2, 12, 24
+
+
+def budget_surprise(budget: float, period_us: float) -> float:
+    """The calibrated surprise at which a device of this period raises `budget` false alarms in 30 days."""
+    return max(math.log10(MONTH_US / period_us / budget), 0.5)
+
+
+def policy_spec(settings: Settings, entry: Catalog | None = None) -> PolicySpec:
+    """The alert policy, in microseconds. entry : whose rows it judges; None = those of a class of fast ones."""
     a = settings.alerts
+    period_us = entry.period_ms * 1000 if entry else 0.0
+    opens = a.open_surprise or budget_surprise(a.budget, period_us or 1e6)
+    confirm_us = max(_us(a.confirm_s), CONFIRM_ROWS * a.open_rows * period_us)
     return PolicySpec(
-        open_surprise=a.open_surprise,
-        close_surprise=a.close_surprise,
+        open_surprise=opens,
+        close_surprise=min(a.close_surprise or opens / 2, opens),
         open_rows=a.open_rows,
-        confirm_us=_us(a.confirm_s),
-        resolve_us=_us(a.resolve_s),
+        confirm_us=round(confirm_us),
+        resolve_us=round(max(_us(a.resolve_s), RESOLVE_ROWS * period_us)),
         update_us=_us(a.update_s),
-        cooldown_us=_us(a.cooldown_s),
+        cooldown_us=round(max(_us(a.cooldown_s), COOLDOWN_ROWS * period_us if a.cooldown_s else 0)),
         warmup_us=_us(a.warmup_s),
         major_surprise=a.major_surprise,
         critical_surprise=a.critical_surprise,
@@ -59,15 +75,25 @@ def _range(signal: Signal) -> tuple[float | None, float | None]:
     return (0.0, None) if signal.nature == "counter" else (signal.min, signal.max)
 
 
+def _declarations(entry: Catalog) -> dict[str, Any]:
+    """What `rules` judge by: of levels alone, for what detectors see of a counter is not what is declared of it."""
+    signals = [entry.signals[i] for i in entry.monitored]
+    levels = [signal if signal.nature == "level" else None for signal in signals]
+    return {
+        "limits": [(s.min, s.max) if s else (None, None) for s in levels],
+        "rates": [s.rate_max if s else None for s in levels],
+        "stuck_after_s": [s.stuck_after_s if s else None for s in levels],
+        "period_us": round(entry.period_ms * 1000),
+    }
+
+
 def _params(wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] | None) -> dict[str, Any]:
-    """The settings' parameters, and what the catalogue knows: trained relations, declared ranges."""
+    """The settings' parameters, and what the catalogue knows: trained relations, declarations."""
     params: dict[str, Any] = {}
-    declared = [_range(entry.signals[i]) for i in entry.monitored]
     if wanted.name == "relations" and relations is not None:
-        params |= {"model": relations, "limits": declared}
+        params |= {"model": relations, "limits": [_range(entry.signals[i]) for i in entry.monitored]}
     if wanted.name == "rules":
-        levels = [entry.signals[i].nature == "level" for i in entry.monitored]
-        params["limits"] = [d if level else (None, None) for d, level in zip(declared, levels, strict=True)]
+        params |= _declarations(entry)
     return params | wanted.params
 
 
@@ -78,17 +104,17 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     `relations` does not run. What it makes raises SettingsError for a name, a parameter or a model that is wrong.
     """
 
+    calibrate = settings.alerts.open_surprise is None
+
     def make(entry: Catalog) -> Lineup:
         watched = tuple(entry.columns[i] for i in entry.monitored)
         relations = catalog.relations_model(entry.key, settings.catalog.paths)
-        wants = [w for w in settings.detectors if not w.classes or entry.name in w.classes]
-        if relations is None:
-            wants = [w for w in wants if w.name != "relations" or "model" in w.params]
+        wants = _wanted(settings, entry, len(watched), relations is not None)
         related = any(w.name == "relations" for w in wants)
-        alerting: list[Detector] = []
-        silent: list[Detector] = []
+        alerting: list[tuple[Detector, int]] = []
+        silent: list[tuple[Detector, int]] = []
         window: list[Detector] = []
-        for wanted in wants if watched else ():
+        for wanted in wants:
             try:
                 if rate_of(wanted.name) == "window":
                     columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
@@ -98,10 +124,30 @@ def detector_factory(settings: Settings) -> DetectorFactory:
             except (TypeError, ValueError) as exc:
                 raise SettingsError(f"detector {wanted.name} of {entry.key}: {exc}") from exc
             alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and not related)
-            (alerting if alerts else silent).append(detector)
-        return Lineup((*alerting, *silent), tuple(window), len(alerting))
+            (alerting if alerts else silent).append((detector, wanted.open_rows or settings.alerts.open_rows))
+        sample = [*alerting, *silent]
+        rows = tuple(n for _, n in sample)
+        tries = max(1, len(alerting))
+        return Lineup(
+            tuple(detector for detector, _ in sample),
+            tuple(window),
+            len(alerting),
+            tuple(TailCalibration(confirm_rows=n, tries=tries) for n in rows) if calibrate else (),
+            rows,
+            policy_spec(settings, entry),
+        )
 
     return make
+
+
+def _wanted(settings: Settings, entry: Catalog, watched: int, model: bool) -> list[DetectorSettings]:
+    """The detectors that run for a class. model : whether there are trained relations of it."""
+    wants = [w for w in settings.detectors if not w.classes or entry.name in w.classes]
+    wants = [w for w in wants if w.signals_min <= watched <= w.signals_max]
+    if not model:
+        wants = [w for w in wants if w.name != "relations" or "model" in w.params]
+    related = any(w.name == "relations" for w in wants)
+    return [w for w in wants if watched and not (related and w.runs == "fallback")]
 
 
 def make_core(settings: Settings, *, partitions: int = 0) -> Core:

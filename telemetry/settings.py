@@ -111,8 +111,16 @@ class DetectorSettings(Section):
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
     classes: tuple[str, ...] = Field((), description="Device classes that it runs for; empty = all.")
+    runs: Literal["always", "fallback"] = Field(
+        "always", description="fallback = only in classes without trained relations."
+    )
+    signals_min: int = Field(1, ge=1, description="Runs in classes of so many watched signals or more.")
+    signals_max: int = Field(4096, ge=1, description="... or fewer.")
     alerts: Literal["always", "fallback", "never"] = Field(
         "always", description="Whether it opens alerts; fallback = only in classes without trained relations."
+    )
+    open_rows: int | None = Field(
+        None, ge=1, le=64, description="Strange rows that open an alert; none = as alerts.open_rows says."
     )
 
 
@@ -123,8 +131,22 @@ class AlertSettings(Section):
         "episodes",
         description="episodes: open, update, resolved. frames: one alert a frame over the threshold.",
     )
-    open_surprise: float = Field(8.0, gt=0, description="-log10 p at which a row counts towards opening.")
-    close_surprise: float = Field(4.0, gt=0, description="Below this a row counts towards resolving.")
+    budget: float = Field(
+        0.1,
+        gt=0,
+        le=100_000,
+        description="False alarms that are put up with, per device and 30 days: sets the threshold, by tails "
+        "that are fitted on each device.",
+    )
+    open_surprise: float | None = Field(
+        None,
+        gt=0,
+        description="A threshold of your own on the detectors' own surprises (-log10 p) instead of the budget: "
+        "nothing is calibrated then.",
+    )
+    close_surprise: float | None = Field(
+        None, gt=0, description="Below this a row counts towards resolving; none = half of what opens."
+    )
     open_rows: int = Field(5, ge=1, description="Rows over open_surprise, within confirm_s, that open an alert.")
     confirm_s: float = Field(30.0, gt=0)
     resolve_s: float = Field(60.0, gt=0, description="Event time below close_surprise that resolves it.")
@@ -136,7 +158,7 @@ class AlertSettings(Section):
 
     @model_validator(mode="after")
     def _hysteresis(self) -> AlertSettings:
-        if self.close_surprise > self.open_surprise:
+        if self.close_surprise and self.open_surprise and self.close_surprise > self.open_surprise:
             raise ValueError("close_surprise must not be above open_surprise (hysteresis)")
         return self
 
@@ -177,8 +199,8 @@ class Settings(BaseSettings):
     processing: ProcessingSettings = ProcessingSettings()
     windows: WindowSettings = WindowSettings()
     detectors: tuple[DetectorSettings, ...] = (
-        DetectorSettings(name="relations"),
         DetectorSettings(name="rules"),
+        DetectorSettings(name="relations"),
         DetectorSettings(name="robust", alerts="fallback"),
         DetectorSettings(name="river", alerts="never"),
     )

@@ -128,8 +128,8 @@ def judge(
 ) -> tuple[int, int]:
     """Apply rows first..count-1; returns (next row, events). Stops when the events are full.
 
-    surprise : (q, n); column, expected, share : (q, n, TOP). open_rows : (q,). first_ts : each slot's first event time. table :
-    the frame table, for offsets, by frame_no.
+    surprise : (q, n); column, expected, share : (q, n, TOP). open_rows : (q,). first_ts : each slot's first event
+    time. table : the frame table, for offsets, by frame_no.
     """
     n = 0
     for i in range(first, count):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors import rules
+from detectors.protocol import DetectorSpec
 from streams.core.alert_policy import (
     E_DETECTOR,
     E_FIRST_COL,
@@ -24,9 +27,19 @@ from streams.core.alert_policy import (
 from telemetry.alerts import Alert, AlertState, GuiltySignal, Severity, rfc3339, sentence
 from telemetry.catalog import Catalog
 
-#: What sort of anomaly a detector's alerts are, in a word.
-KINDS = {"ewma": "spike", "robust": "shift", "relations": "relation", "rules": "rule"}
+#: What sort of anomaly a detector's alerts are, in a word; of `rules` it is the rule that was broken.
+KINDS = {"ewma": "spike", "robust": "shift", "relations": "relation"}
 _STATES = {OPENED: AlertState.OPEN, UPDATED: AlertState.UPDATE}
+
+
+def kind_of(detector: DetectorSpec, signals: Sequence[GuiltySignal]) -> str:
+    """What sort of anomaly a detector tells of, in a word."""
+    first = signals[0] if signals else None
+    if detector.name == "rules":
+        return rules.kind_of(detector, first.signal, first.observed, first.surprise) if first else rules.FLOOD
+    if first and math.isnan(first.observed):
+        return rules.DROPOUT
+    return KINDS.get(detector.name, "pattern")
 
 
 class AlertWriter:
@@ -34,10 +47,10 @@ class AlertWriter:
 
     Parameters
     ----------
-    detectors : (name, version) of the sample-rate detectors, in the engine's order.
+    detectors : of the sample-rate detectors, in the engine's order.
     """
 
-    def __init__(self, catalog: Catalog, detectors: tuple[tuple[str, int], ...], spec: PolicySpec) -> None:
+    def __init__(self, catalog: Catalog, detectors: tuple[DetectorSpec, ...], spec: PolicySpec) -> None:
         self._catalog, self._detectors, self._spec = catalog, detectors, spec
 
     def _severity(self, score: float) -> Severity:
@@ -76,11 +89,9 @@ class AlertWriter:
 
         first_ts_us : the device's first event time: until five warm-ups have passed its alerts are less certain.
         """
-        name, version = self._detectors[int(words[V_EPISODE + E_DETECTOR])]
+        detector = self._detectors[int(words[V_EPISODE + E_DETECTOR])]
         signals = self._signals(words, figures)
-        kind = KINDS.get(name, "pattern")
-        if signals and math.isnan(signals[0].observed):
-            kind = "dropout"
+        kind = kind_of(detector, signals)
         onset_us = int(words[V_EPISODE + E_ONSET])
         score = float(figures[G_PEAK])
         state = _STATES.get(int(words[V_KIND]), AlertState.RESOLVED)
@@ -101,8 +112,8 @@ class AlertWriter:
             window_us=ts_us - onset_us,
             signals=signals,
             sentence=sentence(device_id, kind, signals),
-            detector=name,
-            detector_version=version,
+            detector=detector.name,
+            detector_version=detector.version,
             topic=topic,
             partition=partition,
             offset_first=int(words[V_EPISODE + E_ONSET_OFFSET]),

@@ -173,12 +173,16 @@ class Engine:
         self.devices = DeviceTable()
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
         self.windows = WindowStage(spec.windows, catalog, opinions)
-        self.alerts = AlertStage(policy, lineup.open_rows[: lineup.alerting] or (policy.open_rows,) * lineup.alerting)
+        self.alerts = AlertStage(
+            policy, lineup.open_rows[: lineup.alerting] or (policy.open_rows,) * lineup.alerting
+        )
         self.watch = WatchStage(catalog)
         self._encoder = FeatureEncoder(spec.windows, catalog, self.windows.closed_max)
         self._writer = AlertWriter(catalog, tuple(d.spec for d in detectors), policy)
         tails = lineup.calibrations or (None,) * len(detectors)
-        self._ensemble = Ensemble([Member(d, c) for d, c in zip(detectors, tails, strict=True)]) if detectors else None
+        self._ensemble = (
+            Ensemble([Member(d, c) for d, c in zip(detectors, tails, strict=True)]) if detectors else None
+        )
         rows = max(spec.block_values, FRAME_VALUES_MAX) // self.d
         self._slots = np.zeros(rows, np.int32)
         self._ts_us = np.zeros(rows, np.int64)
