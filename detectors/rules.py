@@ -1,4 +1,5 @@
-"""A signal that stops, a value that its declaration rules out. The rule: nothing is learnt."""
+"""What a declaration rules out: a signal that stops, jumps or stands still, an impossible value, a flood of rows.
+The rule: nothing is learnt, and nothing is judged that is not declared."""
 
 from __future__ import annotations
 
@@ -7,100 +8,79 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from detectors.blocks import check_block, check_states, clear, grown, limits_array, readonly
-from detectors.protocol import TOP, Block, DetectorSpec, Scores
+from detectors.protocol import Block, DetectorSpec, Scores
+from detectors.rules_kernel import COUNTS, FIGURES, HUGE, RUN_MAX, WORDS, update_rows
 from detectors.surprise import CAP
 
-#: Longest run of missing values that is counted; its surprise is far beyond any threshold.
-RUN_MAX = 10_000
+#: The rules, as alerts call them; of a flood no signal is named.
+DROPOUT, RANGE, RATE, STUCK, FLOOD = "dropout", "range", "rate", "stuck", "flood"
+#: A value older than so many periods is no measure of the next one.
+GAP_PERIODS = 10
+#: The same where no period is declared, seconds.
+GAP_S = 10.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _update(
-    slots: NDArray[np.int32],
-    values: NDArray[np.float32],
-    limits: NDArray[np.float32],
-    prm: NDArray[np.float64],
-    seen: NDArray[np.int32],
-    run: NDArray[np.int32],
-    surprise: NDArray[np.float32],
-    column: NDArray[np.int16],
-    expected: NDArray[np.float32],
-    share: NDArray[np.float32],
-) -> int:
-    """prm : present values before a gap counts, surprise of a missing value, of an impossible one, explain_from."""
-    d = values.shape[1]
-    known, per_missing, impossible, explain_from = np.int32(prm[0]), prm[1], prm[2], prm[3]
-    for i in range(len(slots)):
-        slot = np.int64(slots[i])
-        if slot < 0 or slot >= len(seen):
-            return i
-        best = -1.0
-        present = False
-        for j in range(d):
-            present |= abs(values[i, j]) < np.float32(1e30)
-        if not present:
-            continue
-        for j in range(d):
-            x = values[i, j]
-            own = 0.0
-            target = np.float32(np.nan)
-            if abs(x) < np.float32(1e30):
-                run[slot, j] = 0
-                seen[slot, j] = min(seen[slot, j] + 1, known)
-                if x < limits[0, j] or x > limits[1, j]:
-                    own = impossible
-                    target = limits[0, j] if x < limits[0, j] else limits[1, j]
-            else:  # also an infinity: a value that no sensor means
-                run[slot, j] = min(run[slot, j] + 1, RUN_MAX)
-                if seen[slot, j] >= known:
-                    own = min(run[slot, j] * per_missing, CAP)
-            if seen[slot, j] < known:
-                continue
-            best = max(best, own)
-            if own >= explain_from:
-                at = TOP - 1
-                if column[i, at] >= 0 and share[i, at] >= own:
-                    continue
-                while at > 0 and (column[i, at - 1] < 0 or share[i, at - 1] < own):
-                    column[i, at] = column[i, at - 1]
-                    expected[i, at] = expected[i, at - 1]
-                    share[i, at] = share[i, at - 1]
-                    at -= 1
-                column[i, at] = j
-                expected[i, at] = target
-                share[i, at] = own
-        if best >= 0.0:
-            surprise[i] = max(best - prm[4], 0.0)
-    return -1
+def kind_of(spec: DetectorSpec, signal: str, observed: float, share: float) -> str:
+    """Which rule was broken, in a word.
+
+    spec : of the `Rules` that spoke. observed, share : of the guiltiest signal, as it said.
+    """
+    if not abs(observed) < HUGE:
+        return DROPOUT
+    params = spec.params
+    if np.float32(share) < np.float32(params["impossible_surprise"]):
+        return STUCK
+    low, high = params["limits"][spec.columns.index(signal)]
+    below = low is not None and np.float32(observed) < np.float32(low)
+    above = high is not None and np.float32(observed) > np.float32(high)
+    return RANGE if below or above else RATE
 
 
 class Rules:
-    """A signal that stopped reporting, and values outside the declared range.
+    """A signal that stops, jumps or stands still, a value that cannot be, a device that sends too much.
 
-    A signal that was there and is missing k times running has surprise k times -log10 `missing_share`: as rare as k
-    independent losses; what was expected of it is NaN. A value outside its declared range is impossible by
-    declaration and gets `impossible_surprise`; the nearer limit is what was expected. The others get 0: no rule is
-    broken.
+    - *dropout*: a signal that was there and is missing k times running has surprise k times -log10
+      `missing_share`: as rare as k independent losses; what was expected of it is NaN.
+    - *range*: a value outside its declared range is impossible and gets `impossible_surprise`; the nearer limit is
+      what was expected.
+    - *rate*: so is a value that is further from the signal's last possible value than `rates` allow in the time
+      between. Expected is that value, moved by what is allowed. What counts is event time, at least a period (time
+      stamps jitter) and at most 10 (later the last value says nothing). As no value is measured by an impossible
+      one, a jump is told until it is over, or for 10 periods; then the new level is the normal one.
+    - *stuck*: a value that repeats exactly for longer than `stuck_after_s` gets `stuck_surprise` for each such
+      time, at most 0.9 of `impossible_surprise`; the value before it is what was expected. Only the time is counted
+      in which the device is in use: of the other columns that ever changed, a quarter changes in the same row.
+      Fewer than three such columns cannot be told from a device at rest, which then counts as in use. A row counts
+      for at most 10 periods.
+    - *flood*: `flood_rows` rows that each come less than `flood_share` of a period after the one before, in event
+      time (the same time also counts, earlier does not): `impossible_surprise`, and no column is named. A longer
+      step takes back as many rows as there is time for.
 
-    It works where the catalogue's ranges hold in health, and frames carry a signal always or never. It does not
-    see a device that is silent altogether (no row, no opinion) nor a signal that never reported.
+    The others get 0: no rule is broken. `kind_of` tells which it was.
+
+    It works where the declarations hold in health, and frames carry a signal always or never. It does not see a
+    device that is silent altogether (no row, no opinion), a signal that never reported, or one that stands still
+    with all the others.
 
     Parameters
     ----------
     columns : names of the d value columns.
     limits : d pairs (min, max), None = not declared; empty = no ranges.
+    rates : d largest possible rates of change, units a second, None = not declared; empty = none is.
+    stuck_after_s : d times within which a value changes in use, seconds, None = not declared; empty = none is.
+    period_us : usual event time from one row of a device to the next, microseconds; 0 = not declared.
     missing_share : share of values that go missing one by one in health.
-    known_rows : present values of a signal before its absence counts.
-    impossible_surprise : see above.
+    known_rows : present values of a signal before it is judged.
+    impossible_surprise, stuck_surprise, flood_share, flood_rows : see above.
     explain_from : columns are named from this surprise on.
 
     Notes
     -----
-    State: 8 bytes a slot and column.
+    State: 8 bytes a slot and column; 16 more where a rate or a stuck time is declared, and 24 a slot where one of
+    these or a period is.
     """
 
     def __init__(
@@ -108,9 +88,15 @@ class Rules:
         columns: tuple[str, ...],
         *,
         limits: Sequence[Sequence[float | None]] = (),
+        rates: Sequence[float | None] = (),
+        stuck_after_s: Sequence[float | None] = (),
+        period_us: int = 0,
         missing_share: float = 0.1,
         known_rows: int = 30,
         impossible_surprise: float = 30.0,
+        stuck_surprise: float = 8.0,
+        flood_share: float = 0.2,
+        flood_rows: int = 100,
         explain_from: float = 3.0,
     ) -> None:
         d = len(columns)
@@ -122,63 +108,112 @@ class Rules:
             raise ValueError(f"missing_share must lie between 0 and 1, not {missing_share}")
         if not 1 <= known_rows <= 1_000_000:
             raise ValueError(f"known_rows must lie in 1..1000000, not {known_rows}")
-        if not 0.0 <= impossible_surprise <= CAP:
-            raise ValueError(f"impossible_surprise must lie in 0..{CAP:.0f}, not {impossible_surprise}")
+        for name, surprise in (("impossible_surprise", impossible_surprise), ("stuck_surprise", stuck_surprise)):
+            if not 0.0 <= surprise <= CAP:
+                raise ValueError(f"{name} must lie in 0..{CAP:.0f}, not {surprise}")
+        if not 0 <= period_us <= 10**15:
+            raise ValueError(f"period_us must lie in 0..10**15, not {period_us}")
+        if not 0.0 < flood_share < 1.0:
+            raise ValueError(f"flood_share must lie between 0 and 1, not {flood_share}")
+        if not 2 <= flood_rows <= RUN_MAX:
+            raise ValueError(f"flood_rows must lie in 2..{RUN_MAX}, not {flood_rows}")
         pairs = [[a, b] for a, b in limits] or [[None, None]] * d
+        rates, stuck = _declared("rates", rates, d), _declared("stuck_after_s", stuck_after_s, d)
         params: dict[str, Any] = {
             "limits": pairs,
+            "rates": rates,
+            "stuck_after_s": stuck,
+            "period_us": int(period_us),
             "missing_share": float(missing_share),
             "known_rows": int(known_rows),
             "impossible_surprise": float(impossible_surprise),
+            "stuck_surprise": float(stuck_surprise),
+            "flood_share": float(flood_share),
+            "flood_rows": int(flood_rows),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("rules", 2, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("rules", 3, "sample", tuple(columns), params)
         self._d = d
-        self._limits = limits_array(pairs)
-        tries = math.log10(d)
+        more = [[np.inf if x is None else x for x in row] for row in (rates, stuck)]
+        self._declared = np.vstack([limits_array(pairs), np.array(more, np.float32)])
+        period_s = period_us * 1e-6
         self._prm = np.array(
-            [known_rows, -math.log10(missing_share), impossible_surprise, explain_from, tries], np.float64
-        )
-        self._seen: NDArray[np.int32] = np.zeros((0, d), np.int32)
-        self._run: NDArray[np.int32] = np.zeros((0, d), np.int32)
+            [
+                known_rows, -math.log10(missing_share), impossible_surprise, explain_from, math.log10(d),
+                stuck_surprise, period_s, GAP_PERIODS * period_s or GAP_S, int(flood_share * period_us), flood_rows,
+            ],
+            np.float64,
+        )  # fmt: skip
+        follows = any(x is not None for x in (*rates, *stuck))
+        self._counts: NDArray[np.int32] = np.zeros((0, COUNTS, d), np.int32)
+        self._figures: NDArray[np.float32] = np.zeros((0, FIGURES if follows else 0, d), np.float32)
+        self._words: NDArray[np.int64] = np.zeros((0, WORDS if follows or period_us else 0), np.int64)
 
     @property
     def spec(self) -> DetectorSpec:
         return self._spec
 
+    def _pieces(self) -> tuple[NDArray[Any], ...]:
+        return self._counts, self._figures, self._words
+
     @property
     def state_nbytes(self) -> int:
-        return 8 * self._d
+        return sum(piece.itemsize * math.prod(piece.shape[1:]) for piece in self._pieces())
 
     def reserve(self, n_slots: int) -> None:
-        self._seen, self._run = grown(self._seen, n_slots), grown(self._run, n_slots)
+        self._counts, self._figures, self._words = (grown(piece, n_slots) for piece in self._pieces())
 
     def update(self, block: Block, out: Scores) -> None:
         n = check_block(block, self._d, out)
         clear(out, n)
-        bad = _update(
+        bad = update_rows(
             readonly(block.slots),
+            readonly(block.ts_us),
             readonly(block.values),
-            self._limits,
+            self._declared,
             self._prm,
-            self._seen,
-            self._run,
+            self._counts,
+            self._figures,
+            self._words,
             out.surprise,
             out.column,
             out.expected,
             out.share,
         )
         if bad >= 0:
-            raise IndexError(f"row {bad}: slot {block.slots[bad]} of {len(self._seen)} reserved")
+            raise IndexError(f"row {bad}: slot {block.slots[bad]} of {len(self._counts)} reserved")
 
     def forget(self, slots: NDArray[np.int32]) -> None:
-        self._seen[slots], self._run[slots] = 0, 0
+        for piece in self._pieces():
+            piece[slots] = 0
 
     def snapshot(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
-        return np.hstack([self._seen[slots].view(np.uint8), self._run[slots].view(np.uint8)])
+        n = len(slots)
+        rows = [piece[slots].reshape(n, math.prod(piece.shape[1:])) for piece in self._pieces() if piece.shape[1]]
+        return np.hstack([row.view(np.uint8) for row in rows])
 
     def restore(self, slots: NDArray[np.int32], states: NDArray[np.uint8]) -> None:
         check_states(slots, states, self.state_nbytes)
-        cut = 4 * self._d
-        self._seen[slots] = np.ascontiguousarray(states[:, :cut]).view(np.int32)
-        self._run[slots] = np.ascontiguousarray(states[:, cut:]).view(np.int32)
+        at = 0
+        for piece in self._pieces():
+            size = piece.itemsize * math.prod(piece.shape[1:])
+            if size:
+                rows = np.ascontiguousarray(states[:, at : at + size]).view(piece.dtype)
+                piece[slots] = rows.reshape(len(slots), *piece.shape[1:])
+                at += size
+
+
+def _declared(name: str, given: Sequence[float | None], d: int) -> list[float | None]:
+    """One positive figure a column, or None.
+
+    Raises
+    ------
+    ValueError : another number of them, or one that is not positive and finite.
+    """
+    if given and len(given) != d:
+        raise ValueError(f"{name} has {len(given)} figures for {d} columns")
+    figures = [None if x is None else float(x) for x in given] or [None] * d
+    for x in figures:
+        if x is not None and not 0.0 < x < math.inf:
+            raise ValueError(f"{name} must be positive and finite, not {x}")
+    return figures

@@ -304,6 +304,8 @@ def micros_of(text: str) -> int:
 def sentence(device_id: str, kind: str, signals: Sequence[GuiltySignal]) -> str:
     """The alert in plain words, from its guiltiest signal (the first)."""
     if not signals:
+        if kind == "flood":
+            return f"{device_id} sends far more often than its class does"
         return f"{device_id} behaves unlike itself ({kind})"
     more = f"; also {', '.join(humanise(s.signal) for s in signals[1:])}" if len(signals) > 1 else ""
     return _about(kind, signals[0]) + more
@@ -318,6 +320,17 @@ def _about(kind: str, signal: GuiltySignal) -> str:
     if not (math.isfinite(observed) and math.isfinite(expected)):
         return f"{name} is {figure(observed, unit)}, which is unusual"
     delta = observed - expected
+    if kind == "range":
+        limit = f"at {'most' if delta > 0 else 'least'} {figure(expected, unit)}"
+        return f"{name} is {figure(observed, unit)}, which is impossible ({limit})"
+    if kind == "rate":
+        way = "rose" if delta > 0 else "fell"
+        places = magnitude(observed, expected)
+        return (
+            f"{name} {way} faster than is possible "
+            f"(to {figure(observed, unit, places)}, at {'most' if delta > 0 else 'least'} "
+            f"{figure(expected, unit, places)})"
+        )
     if delta == 0:
         return f"{name} is {figure(observed, unit)}, as expected, but behaves unusually"
     places = magnitude(observed, expected)

@@ -270,33 +270,3 @@ def relations(slots, values, model, **settings):
     for slot, row in zip(slots.tolist(), values, strict=True):
         told.append(devices.setdefault(slot, RelationsDevice(model, **settings)).score(row))
     return told
-
-
-def rules(slots, values, limits, missing_share=0.1, known_rows=30, impossible=30.0):
-    """[(surprise or None, {column: (own surprise, expected)})] of each row, where something is broken."""
-    present, run, told = {}, {}, []
-    for slot, row in zip(slots.tolist(), values, strict=True):
-        if not any(_there(x) for x in row):
-            told.append((None, {}))
-            continue
-        own, judged = {}, False
-        for j, x in enumerate(row):
-            at = (slot, j)
-            low, high = (None if limit is None else F(limit) for limit in limits[j])
-            if _there(x):
-                run[at] = 0
-                present[at] = present.get(at, 0) + 1
-            else:
-                run[at] = min(run.get(at, 0) + 1, 10_000)
-            if present.get(at, 0) < known_rows:
-                continue
-            judged = True
-            if run[at]:
-                own[j] = (min(-run[at] * math.log10(missing_share), 300.0), math.nan)
-            elif low is not None and x < low:
-                own[j] = (impossible, float(low))
-            elif high is not None and x > high:
-                own[j] = (impossible, float(high))
-        worst = max((surprise for surprise, _ in own.values()), default=0.0)
-        told.append((max(worst - math.log10(len(row)), 0.0) if judged else None, own))
-    return told

@@ -177,32 +177,6 @@ def test_relations_are_their_oracle_whatever_is_missing(d, seed):
             assert own[named[0]] == pytest.approx(max(own.values()), rel=0.01, abs=0.02)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    d=st.integers(1, 7),
-    seed=st.integers(0, 2**32 - 1),
-    share=st.sampled_from([0.5, 0.1, 0.001]),
-    known_rows=st.integers(1, 40),
-)
-def test_rules_are_their_oracle_whatever_is_missing(d, seed, share, known_rows):
-    block = gappy(d, seed, 300)
-    limits = [[(None, None), (0.0, 30.0), (None, MEAN + SD), (MEAN - SD, None)][(seed + j) % 4] for j in range(d)]
-    params = {"limits": limits, "missing_share": share, "known_rows": known_rows}
-    scores = scored(make_detector("rules", columns(d), params), block)
-    told = oracles.rules(block.slots, block.values, limits, share, known_rows)
-    for i, (surprise, own) in enumerate(told):
-        assert math.isnan(scores.surprise[i]) == (surprise is None)
-        if surprise is None:
-            continue
-        assert scores.surprise[i] == pytest.approx(surprise, rel=1e-5, abs=1e-5)
-        broken = {c: o for c, o in own.items() if o[0] >= 3.0}
-        want = sorted(broken, key=lambda c: (-np.float32(broken[c][0]), c))[:3]
-        assert [c for c in scores.column[i].tolist() if c >= 0] == want
-        for at, c in enumerate(want):
-            assert scores.share[i, at] == pytest.approx(own[c][0], rel=1e-5)
-            assert scores.expected[i, at] == pytest.approx(own[c][1], rel=1e-5, nan_ok=True)
-
-
 _UNCOMPILED = """
 import json, numpy as np, sys
 np.seterr(all="ignore")
