@@ -13,12 +13,16 @@ from rich.text import Text
 
 from fleetwatch.alert_feed import Received
 from fleetwatch.alert_text import SEVERITIES, SYMBOLS, brief, duration
-from fleetwatch.demo_score import Injected, Result, Verdict, percentile
+from fleetwatch.demo_score import Injected, Result, Verdict
+from fleetwatch.scorecard_page import detector_lines, fault_lines
+from fleetwatch.scorecard_stats import percentile
 from telemetry.alerts import AlertState
 from telemetry.log import printable
 
 #: In a pipe, how the fleet gets on is told so often.
 TELL_EVERY_S = 10.0
+#: No line of the summary's tables is longer.
+SUMMARY_COLUMNS = 100
 _FALSE_SHOWN_MAX = 3
 _LABEL = 15
 
@@ -188,27 +192,32 @@ def _events(values_s: Sequence[float]) -> str:
 
 
 def _faults(page: Page, result: Result, row: Callable[..., None]) -> None:
-    found = [v for v in result.verdicts if v.alert is not None]
-    named = sum(v.named for v in found)
+    card = result.card
+    total = card.all
     row(
         "faults",
-        f"{len(result.verdicts)} injected, {len(found)} found, {named} with a signal that the fault changes",
+        f"{total.injected} injected, {total.found} found, {total.named} with a signal that the fault changes",
         "bold red" if result.missed else "bold green",
     )
-    width = max((len(v.fault.kind) for v in result.verdicts), default=0)
-    for verdict in result.verdicts:
-        missed = verdict.alert is None
-        text = Text().append("    ✘ " if missed else "    ✔ ", style="red" if missed else "green")
-        text.append(f"{verdict.fault.kind:{width}}  {verdict.fault.device}  ")
-        text.append("missed" if missed else detection(verdict), style="red" if missed else "green")
-        page.plain(text)
-    events = [v.event_s for v in found]
-    if events:
-        row(
-            "time to detect",
-            f"median {seconds(percentile(events, 0.5))}, longest {seconds(max(events))} (event time)",
-        )
+
+    def table(lines: Sequence[str]) -> None:
+        for number, line in enumerate(lines):
+            page.plain(f"    {line}", "" if number else "dim")
+
+    width = SUMMARY_COLUMNS - 4
+    table(fault_lines(card, lambda fault: fault.kind, intervals=False, width=width))
+    for verdict in result.missed:
+        page.plain(f"    ✘ missed: {verdict.fault.kind} on {verdict.fault.device}", "red")
+    found = [v for v in result.verdicts if v.alert is not None]
+    if found:
+        row("time to detect", f"{_typical([v.event_s for v in found])} (event time)")
+        row("", f"{_typical([v.wall_s for v in found])} (by the clock)")
+    table(detector_lines(card, width=width))
     false = result.false_alarms
     devices = sorted({r.alert.device_id for r in false})
     shown = ", ".join(devices[:_FALSE_SHOWN_MAX]) + (", ..." if len(devices) > _FALSE_SHOWN_MAX else "")
     row("false alarms", f"{len(false)} on {many(len(devices), 'device')} ({shown})" if false else "none")
+
+
+def _typical(values_s: Sequence[float]) -> str:
+    return f"median {seconds(percentile(values_s, 0.5))}, longest {seconds(max(values_s))}"

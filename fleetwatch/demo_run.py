@@ -16,6 +16,8 @@ from fleetwatch.demo_page import Figures, seconds
 from fleetwatch.demo_score import Injected, Result, explains, judge
 from fleetwatch.demo_session import Session
 from fleetwatch.demo_watch import TruthFeed, WorkerWatch, latencies, totals
+from fleetwatch.scorecard import Exposure
+from fleetwatch.scorecard_feed import see_window
 from telemetry import catalog
 from telemetry.alerts import AlertState
 
@@ -271,6 +273,9 @@ class FleetRun:
         topics, times = ground.cluster.topics, latencies(ground.settings, alerts)
         # at least once: a window that is published again has the same bytes
         windows = Counter((m.key(), m.value()) for m in ground.cluster.records(topics.features))
+        exposure = Exposure()
+        for _, value in windows:
+            see_window(exposure, value)
         figures = Figures(
             fleet=", ".join(f"{self._counts[name]} x {of}" for name, of in self._classes.items()),
             run_s=took_s,
@@ -290,4 +295,4 @@ class FleetRun:
             alerts_repeated=repeated,
             takeover_s=takeover.took_s,
         )
-        return figures, judge(faults, alerts, CLOCK_TOLERANCE_US)
+        return figures, judge(faults, alerts, CLOCK_TOLERANCE_US, exposure)

@@ -1,7 +1,6 @@
-"""Injected faults against alerts. The rule: plain values in, plain values out; what was not seen is a miss.
+"""The demo's faults against its alerts. The rule: `fleetwatch.scorecard` matches them, here they keep their clocks.
 
-A fault is found by the first alert that opens on its device at or after its onset. An alert that opens on a
-device without a fault, or on a faulty device before its onset, is a false alarm.
+What the demo adds is when the broker had the truth and the alert: the time to detect by the clock.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fleetwatch.alert_feed import Received
-from telemetry.alerts import AlertState
+from fleetwatch.scorecard import Card, Event, Exposure, Fault, Rules, Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +23,20 @@ class Injected:
     wall_ms: int
     signals: frozenset[str] = frozenset()
 
+    @property
+    def fault(self) -> Fault:
+        """As the scorecard has it: the demo's faults last to its end."""
+        return Fault(
+            f"{self.kind}:{self.device}:{self.onset_us}", self.kind, self.device, self.onset_us, None, self.signals
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of one fault. Times to detect are NaN where it was missed.
 
     event_s : from onset to the row that opened the alert. wall_s : until the broker had the alert.
-    named : the alert names a signal that the fault changes.
+    named : the alert names first a signal that the fault changes.
     """
 
     fault: Injected
@@ -42,10 +48,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Verdicts in the order of onset, and the alerts that no fault explains."""
+    """Verdicts in the order of onset, the alerts that no fault explains, and all of it in figures."""
 
     verdicts: tuple[Verdict, ...]
     false_alarms: tuple[Received, ...]
+    card: Card
 
     @property
     def missed(self) -> tuple[Verdict, ...]:
@@ -54,45 +61,41 @@ class Result:
 
 def explains(fault: Injected, received: Received, tolerance_us: int) -> bool:
     """The alert opens on the fault's device, not before its onset."""
-    alert = received.alert
-    return alert.device_id == fault.device and alert.ts_us >= fault.onset_us - tolerance_us
+    alert, rules = received.alert, Rules(clock_us=tolerance_us)
+    return alert.device_id == fault.device and rules.after_us(fault.fault, alert.ts_us) is not None
 
 
-def judge(faults: Sequence[Injected], alerts: Sequence[Received], tolerance_us: int) -> Result:
+def judge(
+    faults: Sequence[Injected], alerts: Sequence[Received], tolerance_us: int, exposure: Exposure | None = None
+) -> Result:
     """Match them.
 
     Parameters
     ----------
     alerts : in order of arrival within a device; only those that open count.
     tolerance_us : by how much a device's clock, which dates its alerts, may differ from true time.
+    exposure : for how long the devices were observed; None = unknown.
     """
-    opened = [r for r in alerts if r.alert.state is AlertState.OPEN]
+    told = {f.fault.fault_id: f for f in faults}
+    scorer = Scorer((f.fault for f in faults), Rules(clock_us=tolerance_us))
+    opened: dict[str, Received] = {}
+    false_alarms = []
+    for received in alerts:
+        found = scorer.add(Event.of(received.alert))
+        if found is None:
+            continue
+        if found:
+            opened.setdefault(received.alert.id, received)
+        else:
+            false_alarms.append(received)
+    card = scorer.card(exposure)
     verdicts = []
-    for fault in sorted(faults, key=lambda f: f.onset_us):
-        first = next((r for r in opened if explains(fault, r, tolerance_us)), None)
-        verdicts.append(_verdict(fault, first))
-    false_alarms = [r for r in opened if not any(explains(f, r, tolerance_us) for f in faults)]
-    return Result(tuple(verdicts), tuple(false_alarms))
-
-
-def _verdict(fault: Injected, received: Received | None) -> Verdict:
-    if received is None:
-        return Verdict(fault, None)
-    return Verdict(
-        fault,
-        received,
-        event_s=max(received.alert.ts_us - fault.onset_us, 0) / 1e6,
-        wall_s=max(received.arrived_ms - fault.wall_ms, 0) / 1e3,
-        named=any(s.signal in fault.signals for s in received.alert.signals),
-    )
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """The q-quantile by linear interpolation, NaN of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    at = q * (len(ordered) - 1)
-    below = math.floor(at)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (at - below)
+    for finding in card.findings:
+        fault = told[finding.fault.fault_id]
+        if finding.opened is None:
+            verdicts.append(Verdict(fault, None))
+            continue
+        by = opened[finding.opened.episode]
+        wall_s = max(by.arrived_ms - fault.wall_ms, 0) / 1e3
+        verdicts.append(Verdict(fault, by, finding.after_s, wall_s, finding.named))
+    return Result(tuple(verdicts), tuple(false_alarms), card)

@@ -26,6 +26,8 @@ from telemetry.alerts import Alert, AlertState
 
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
+#: So many false alarms are kept one by one; all are counted.
+FALSE_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,13 @@ class Exposure:
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> int:
-    """The length of what they cover together."""
-    total, until = 0, -math.inf
-    for start, end in sorted(spans):
-        if end > until:
-            total += int(end - max(start, until))
+    """The length of what they cover together. A span that ends before it begins covers nothing."""
+    spans = sorted(spans)
+    total, until = 0, spans[0][0] if spans else 0
+    for start, end in spans:
+        start = max(start, until)
+        if end > start:
+            total += end - start
             until = end
     return total
 
@@ -229,11 +233,15 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """findings : in order of onset. alarms : by (class, detector). days : by class, empty = unknown."""
+    """findings : in order of onset. alarms : by (class, detector). days : by class, empty = unknown.
+
+    false_alarms : the first `FALSE_MAX` of them.
+    """
 
     findings: tuple[Finding, ...]
     alarms: Mapping[tuple[str, str], Alarms] = field(default_factory=dict)
     days: Mapping[str, Days] = field(default_factory=dict)
+    false_alarms: tuple[Event, ...] = ()
 
     @property
     def all(self) -> Faults:
@@ -291,6 +299,7 @@ class Scorer:
         self._opened: dict[str, int | None] = {}  # sick devices' episodes: when it opened, None = over
         self._devices: dict[str, str] = {}  # of the open ones
         self._alarms: dict[tuple[str, str], Alarms] = defaultdict(Alarms)
+        self._false: list[Event] = []
 
     def add(self, event: Event) -> list[Fault] | None:
         """Take an event; the faults that an episode finds as it opens, empty = a false alarm.
@@ -311,6 +320,8 @@ class Scorer:
             if first is None or event.ts_us < first.ts_us:
                 self._found[number] = event
         self._alarms[event.device_class, event.detector] += Alarms(bool(hit), not hit)
+        if not hit and len(self._false) < FALSE_MAX:
+            self._false.append(event)
         return [self.faults[n] for n in hit]
 
     def _resolve(self, event: Event, numbers: Sequence[int]) -> None:
@@ -333,7 +344,7 @@ class Scorer:
             masked |= {n for n in self._of[device] if self._hides(n, opened_us, math.inf)}
         findings = tuple(self._finding(n, fault, n in masked) for n, fault in enumerate(self.faults))
         days = exposure.days(self.faults, self.rules) if exposure is not None else {}
-        return Card(findings, dict(self._alarms), days)
+        return Card(findings, dict(self._alarms), days, tuple(self._false))
 
     def _finding(self, number: int, fault: Fault, masked: bool) -> Finding:
         opened = self._found.get(number)

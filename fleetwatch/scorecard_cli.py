@@ -26,10 +26,9 @@ from telemetry.topics import topics
 
 EXIT_INTERRUPTED = 130
 _TELL_TERMINAL_S, _TELL_LINES_S = 0.5, 10.0
-_HOURS_MIN = (WARM_S + LAST_S) / 3600
 _SEEDS_MAX = 1000
 #: Options that only a simulation has.
-_SIMULATED = ("fleets", "devices", "hours", "seed", "runs", "kinds", "each", "each_detector")
+_SIMULATED = ("fleets", "devices", "hours", "warm", "seed", "runs", "kinds", "each", "each_detector")
 
 
 class FleetType(click.ParamType):
@@ -200,11 +199,14 @@ def _simulate(
 )
 @click.option("--devices", type=click.IntRange(1, COUNT_MAX), default=50, show_default=True, help="Of a fleet.")
 @click.option(
-    "--hours",
-    type=click.FloatRange(_HOURS_MIN, min_open=True),
-    default=1.0,
+    "--hours", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Of event time."
+)
+@click.option(
+    "--warm",
+    type=DurationType(),
+    default=f"{WARM_S:g}s",
     show_default=True,
-    help="Of event time.",
+    help="No fault begins earlier: time to learn what is normal.",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed, the same card.")
 @click.option(
@@ -239,6 +241,7 @@ def scorecard(
     fleets: tuple[tuple[str, int], ...],
     devices: int,
     hours: float,
+    warm: float,
     seed: int,
     runs: int,
     kinds: frozenset[str] | None,
@@ -277,14 +280,11 @@ def scorecard(
     rules = Rules(grace_us=round(grace * SECOND_US))
     if simulate:
         _refuse(ctx, ("since", "no_exposure"), "is for topics, not for --simulate")
-        wanted = fleets or tuple((name, 0) for name in MODELS)
-        plan = Plan(
-            {name: count or devices for name, count in wanted},
-            frozenset(KINDS) if kinds is None else kinds,
-            hours,
-            range(seed, seed + runs),
-            each,
-        )
+        sizes = {name: count or devices for name, count in fleets} or dict.fromkeys(MODELS, devices)
+        plan = Plan(sizes, kinds or frozenset(KINDS), hours, range(seed, seed + runs), each, warm)
+        if plan.event_us <= round((warm + LAST_S) * SECOND_US):
+            when = f"after --warm ({warm:g} s) and before the last {LAST_S:g} s"
+            raise click.UsageError(f"--hours {hours:g} leaves no time for faults: they begin {when}", ctx)
         with quiet_end():
             _simulate(settings, plan, rules, each_detector=each_detector, as_json=as_json, by_class=by_class)
         return

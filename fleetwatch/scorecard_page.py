@@ -9,6 +9,7 @@ from typing import Any
 from fleetwatch.alert_text import duration
 from fleetwatch.scorecard import Card, Fault, Faults
 from fleetwatch.scorecard_stats import Rate
+from telemetry.alerts import rfc3339
 from telemetry.log import printable
 
 _NAME_MAX = 28
@@ -247,7 +248,7 @@ def _alarms_data(card: Card, device_class: str | None = None, detector: str | No
 
 
 def data(card: Card) -> dict[str, Any]:
-    """The card as JSON holds it; null = unknown."""
+    """The card as JSON holds it; null = unknown. Of the false alarms, the first ones are listed."""
     classes = card.by(lambda fault: fault.device_class)
     names = sorted({*classes, *card.days, *(name for name, _ in card.alarms)})
     return {
@@ -272,5 +273,9 @@ def data(card: Card) -> dict[str, Any]:
             {"kind": f.fault.kind, "device": f.fault.device, "fault_id": f.fault.fault_id, "masked": f.masked}
             for f in card.findings
             if f.opened is None
+        ],
+        "false_alarms": [
+            {"device": e.device, "ts": rfc3339(e.ts_us), "detector": e.detector, "signal": e.signal}
+            for e in sorted(card.false_alarms, key=lambda e: (e.ts_us, e.device))
         ],
     }

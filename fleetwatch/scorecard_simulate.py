@@ -28,7 +28,8 @@ from telemetry.settings import Settings
 
 #: Event time at which runs begin: fixed, so that the same seed gives the same card.
 START_US = 1_790_000_000_000_000
-#: No fault begins in a run's first seconds, while what is normal is learnt, nor in its last ones.
+#: No fault begins in a run's first seconds, while what is normal is learnt (unless the plan says otherwise), nor in
+#: its last ones.
 WARM_S, LAST_S = 300.0, 300.0
 #: How long a fault lasts whose kind does not say so, and a device's rest until its next one.
 LASTING_S, REST_S = 600.0, 300.0
@@ -41,13 +42,17 @@ _NULL = zigzag(0)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. fleets : devices by class. kinds : of faults. each : orders of a kind, class and seed."""
+    """What to run. fleets : devices by class. kinds : of faults. each : orders of a kind, class and seed.
+
+    warm_s : no fault begins earlier; with `LAST_S` it must be shorter than the run.
+    """
 
     fleets: Mapping[str, int]
     kinds: frozenset[str]
     hours: float
     seeds: Sequence[int]
     each: int = 3
+    warm_s: float = WARM_S
 
     @property
     def event_us(self) -> int:
@@ -67,7 +72,7 @@ class Plan:
             kind = KINDS[name]
             if kind.fits(device_class):
                 times = rng.uniform(
-                    WARM_S, self.hours * 3600 - LAST_S, min(1, self.each) if kind.fleet_wide else self.each
+                    self.warm_s, self.hours * 3600 - LAST_S, min(1, self.each) if kind.fleet_wide else self.each
                 )
                 found += [(float(at_s), kind) for at_s in times]
         return sorted(found, key=lambda order: (order[0], order[1].name))

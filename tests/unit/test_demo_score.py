@@ -1,15 +1,16 @@
 """Faults against alerts: what counts as found, as a miss, as a false alarm."""
 
+import io
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from rich.console import Console
 
 from fleetwatch.alert_feed import Received
-from fleetwatch.demo_score import Injected, judge, percentile
+from fleetwatch.demo_page import SUMMARY_COLUMNS, Figures, Page, summary
+from fleetwatch.demo_score import Injected, judge
+from fleetwatch.scorecard import DAY_US, Exposure
 from telemetry.alerts import Alert, AlertState, GuiltySignal, Severity
 
 T0 = 1_760_000_000_000_000
@@ -79,10 +80,50 @@ def test_verdicts_stand_in_the_order_of_onset():
     assert [v.fault.device for v in judge(faults, [], SECOND).verdicts] == ["a", "c", "b"]
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
-def test_percentile_is_numpys(values, q):
-    assert percentile(values, q) == pytest.approx(float(np.quantile(values, q)), rel=1e-9, abs=1e-9)
+def test_the_card_is_of_the_same_verdicts():
+    result = judge([fault("a", 10), fault("b", 20)], [alert("a", 12), alert("c", 12)], SECOND)
+    assert (result.card.all.injected, result.card.all.found, result.card.all.named) == (2, 1, 1)
+    assert (result.card.episodes().matched, result.card.episodes().false) == (1, len(result.false_alarms))
 
 
-def test_percentile_of_nothing():
-    assert math.isnan(percentile([], 0.5))
+# -- the closing summary ----------------------------------------------------------------------------------------
+
+FIGURES = Figures(
+    fleet="200 x vehicle.ev, 20 x gpu.node", run_s=60.0, event_s=720.0, frames=2000, acknowledged=2000,
+    samples=9000, processed=2000, windows=200, steady_s=[0.1, 0.2], failover_s=[], late_rows=0, dead_letters=0, duplicates=0,
+    read_again=0, windows_repeated=0, alerts_repeated=0, takeover_s=7.0,
+)  # fmt: skip
+KINDS = ("gpu_thermal_throttling", "tyre_leak", "battery_cell_drift", "gpu_slow", "low_voltage_battery")
+
+
+def shown(faults, alerts, exposure=None):
+    out = io.StringIO()
+    page = Page(Console(file=out, width=160, highlight=False, markup=False, emoji=False))
+    summary(page, FIGURES, judge(faults, alerts, SECOND // 2, exposure))
+    return out.getvalue().splitlines()
+
+
+def test_the_table_is_in_the_summary_and_fits():
+    exposure = Exposure()
+    for n in range(5):
+        exposure.see(f"dev{n}", "vehicle.ev", fault("", 0).onset_us, DAY_US)
+    faults = [fault(f"dev{n}", 10 + n, kind) for n, kind in enumerate(KINDS)]
+    lines = shown(faults, [alert(f"dev{n}", 15 + n) for n in range(4)] + [alert("other", 20)], exposure)
+    text = "\n".join(lines)
+    table = lines[next(n for n, line in enumerate(lines) if line.lstrip().startswith("fault ")) :]
+    assert "5 injected, 4 found, 4 with a signal that the fault changes" in text
+    assert all(any(line.split()[:1] == [kind] for line in table) for kind in KINDS)
+    assert "missed: low_voltage_battery on dev4" in text
+    assert "median 5.00 s, longest 5.00 s (event time)" in text
+    assert "false alarms   1 on 1 device (other)" in text
+    assert "per 1,000 device-days" in text
+    assert max(len(line) for line in table) <= SUMMARY_COLUMNS
+    before = 1 + len(KINDS) + 2  # a line a fault, time to detect, false alarms
+    assert len(lines) - len(shown([], [])) <= before + 8
+
+
+def test_nothing_found_has_no_times():
+    text = "\n".join(shown([fault("a", 10)], []))
+    assert "1 injected, 0 found" in text
+    assert "time to detect" not in text
+    assert "false alarms   none" in text
