@@ -23,17 +23,16 @@ GAP_PERIODS = 10
 GAP_S = 10.0
 
 
-def kind_of(spec: DetectorSpec, signal: str, observed: float, share: float) -> str:
+def kind_of(spec: DetectorSpec, signal: str, observed: float, expected: float) -> str:
     """Which rule was broken, in a word.
 
-    spec : of the `Rules` that spoke. observed, share : of the guiltiest signal, as it said.
+    spec : of the `Rules` that spoke. observed, expected : of the guiltiest signal, as it said.
     """
     if not abs(observed) < HUGE:
         return DROPOUT
-    params = spec.params
-    if np.float32(share) < np.float32(params["impossible_surprise"]):
+    if observed == expected:
         return STUCK
-    low, high = params["limits"][spec.columns.index(signal)]
+    low, high = spec.params["limits"][spec.columns.index(signal)]
     below = low is not None and np.float32(observed) < np.float32(low)
     above = high is not None and np.float32(observed) > np.float32(high)
     return RANGE if below or above else RATE
@@ -51,10 +50,10 @@ class Rules:
       stamps jitter) and at most 10 (later the last value says nothing). As no value is measured by an impossible
       one, a jump is told until it is over, or for 10 periods; then the new level is the normal one.
     - *stuck*: a value that repeats exactly for longer than `stuck_after_s` gets `stuck_surprise` for each such
-      time, at most 0.9 of `impossible_surprise`; the value before it is what was expected. Only the time is counted
-      in which the device is in use: of the other columns that ever changed, a quarter changes in the same row.
-      Fewer than three such columns cannot be told from a device at rest, which then counts as in use. A row counts
-      for at most 10 periods.
+      time, at most 0.9 of `impossible_surprise`. Expected was any other value; the value itself is given, as by no
+      other rule. Only the time is counted in which the device is in use: of the other columns that ever changed, a
+      quarter changes in the same row. Fewer than three such columns cannot be told from a device at rest, which
+      then counts as in use. A row counts for at most 10 periods.
     - *flood*: `flood_rows` rows that each come less than `flood_share` of a period after the one before, in event
       time (the same time also counts, earlier does not): `impossible_surprise`, and no column is named. A longer
       step takes back as many rows as there is time for.

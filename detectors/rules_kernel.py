@@ -34,7 +34,7 @@ D_LOW, D_HIGH, D_RATE, D_STUCK = range(4)
 STUCK_MOST = 0.9
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _name(
     j: int,
     own: np.float32,
@@ -57,7 +57,7 @@ def _name(
     share[at] = own
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _crowd(words: NDArray[np.int64], ts: int, prm: NDArray[np.float64]) -> tuple[float, bool]:
     """Seconds since the slot's last row, FAR where that says nothing, and whether rows come far too fast."""
     step_s = FAR
@@ -74,7 +74,7 @@ def _crowd(words: NDArray[np.int64], ts: int, prm: NDArray[np.float64]) -> tuple
     return step_s, prm[P_FLOOD_US] > 0.0 and words[W_CROWD] >= prm[P_FLOOD_ROWS]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _moves(row: NDArray[np.float32], counts: NDArray[np.int32], figures: NDArray[np.float32]) -> tuple[int, int]:
     """Columns present that ever changed, and those of them that change now."""
     known = 0
@@ -86,7 +86,7 @@ def _moves(row: NDArray[np.float32], counts: NDArray[np.int32], figures: NDArray
     return known, moved
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _impossible(
     x: np.float32, j: int, gap_s: float, last: np.float32, declared: NDArray[np.float32], prm: NDArray[np.float64]
 ) -> tuple[bool, float]:
@@ -106,7 +106,7 @@ def _impossible(
     return True, min(max(nearest, np.float64(declared[D_LOW, j])), np.float64(declared[D_HIGH, j]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _follow(
     x: np.float32,
     j: int,
@@ -143,10 +143,10 @@ def _follow(
     if not figures[HELD, j] > declared[D_STUCK, j]:
         return 0.0, 0.0
     times = np.float64(figures[HELD, j]) / np.float64(declared[D_STUCK, j])
-    return min(prm[P_STUCK] * times, STUCK_MOST * prm[P_IMPOSSIBLE]), np.float64(figures[OTHER, j])
+    return min(prm[P_STUCK] * times, STUCK_MOST * prm[P_IMPOSSIBLE]), np.float64(x)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def update_rows(
     slots: NDArray[np.int32],
     ts_us: NDArray[np.int64],
@@ -179,31 +179,33 @@ def update_rows(
             present |= abs(values[i, j]) < HUGE
         if not present:
             continue
+        count = counts[slot]
+        figure = figures[slot]
         step_s, flood = _crowd(words[slot], ts_us[i], prm) if timed else (FAR, False)
-        known, moved = _moves(values[i], counts[slot], figures[slot]) if follows else (0, 0)
+        known, moved = _moves(values[i], count, figure) if follows else (0, 0)
         best = -1.0
         for j in range(d):
             x = values[i, j]
             own = 0.0
             target = np.nan
-            seen = counts[slot, SEEN, j]
+            seen = count[SEEN, j]
             if abs(x) < HUGE:
-                counts[slot, RUN, j] = 0
-                counts[slot, SEEN, j] = min(seen + 1, known_rows)
+                count[RUN, j] = 0
+                count[SEEN, j] = min(seen + 1, known_rows)
                 if follows:
-                    others = known - np.int64(figures[slot, OTHER, j] != figures[slot, LAST, j])
+                    others = known - np.int64(figure[OTHER, j] != figure[LAST, j])
                     idle = others >= 3 and 4 * moved < others
-                    own, target = _follow(x, j, step_s, idle, seen == 0, declared, prm, figures[slot])
+                    own, target = _follow(x, j, step_s, idle, seen == 0, declared, prm, figure)
                 elif x < declared[D_LOW, j] or x > declared[D_HIGH, j]:
                     own = prm[P_IMPOSSIBLE]
                     target = np.float64(declared[D_LOW, j] if x < declared[D_LOW, j] else declared[D_HIGH, j])
             else:
-                counts[slot, RUN, j] = min(counts[slot, RUN, j] + 1, RUN_MAX)
+                count[RUN, j] = min(count[RUN, j] + 1, RUN_MAX)
                 if follows:
-                    figures[slot, AGE, j] = min(FAR, np.float64(figures[slot, AGE, j]) + step_s)
+                    figure[AGE, j] = min(FAR, np.float64(figure[AGE, j]) + step_s)
                 if seen >= known_rows:
-                    own = min(counts[slot, RUN, j] * prm[P_MISSING], CAP)
-            if counts[slot, SEEN, j] < known_rows:
+                    own = min(count[RUN, j] * prm[P_MISSING], CAP)
+            if count[SEEN, j] < known_rows:
                 continue
             best = max(best, own)
             if own >= prm[P_EXPLAIN]:

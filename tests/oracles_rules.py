@@ -85,7 +85,7 @@ class SignalState:
         if not self.held > self.declared.stuck:
             return 0.0, 0.0
         times = float(self.held) / self.declared.stuck
-        return min(self.settings["stuck"] * times, 0.9 * self.settings["impossible"]), float(self.other)
+        return min(self.settings["stuck"] * times, 0.9 * self.settings["impossible"]), float(x)
 
 
 class Device:

@@ -36,7 +36,7 @@ def kind_of(detector: DetectorSpec, signals: Sequence[GuiltySignal]) -> str:
     """What sort of anomaly a detector tells of, in a word."""
     first = signals[0] if signals else None
     if detector.name == "rules":
-        return rules.kind_of(detector, first.signal, first.observed, first.surprise) if first else rules.FLOOD
+        return rules.kind_of(detector, first.signal, first.observed, first.expected) if first else rules.FLOOD
     if first and math.isnan(first.observed):
         return rules.DROPOUT
     return KINDS.get(detector.name, "pattern")

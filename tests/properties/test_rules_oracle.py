@@ -154,7 +154,7 @@ def test_the_odd_trial_breaks_every_rule():
 
 def kind_at(detector, trial, scores, i):
     c = scores.column[i, 0]
-    return kind_of(detector.spec, columns(5)[c], float(trial.block.values[i, c]), float(scores.share[i, 0]))
+    return kind_of(detector.spec, columns(5)[c], float(trial.block.values[i, c]), float(scores.expected[i, 0]))
 
 
 _UNCOMPILED = """

@@ -74,6 +74,10 @@ def test_figures(value: float, unit: str, said: str) -> None:
         ("pattern", 3.4, 3.4, "is 3.4 V, as expected, but behaves unusually"),
         ("stuck", 3.4211, 3.73, "is stuck at 3.42 V"),
         ("dropout", math.nan, 3.73, "stopped reporting"),
+        ("range", 4.6, 4.3, "is 4.6 V, which is impossible (at most 4.3 V)"),
+        ("range", 2.1, 2.4, "is 2.1 V, which is impossible (at least 2.4 V)"),
+        ("rate", 4.2, 3.9, "rose faster than is possible (to 4.20 V, at most 3.90 V)"),
+        ("rate", 3.0, 3.4, "fell faster than is possible (to 3.00 V, at least 3.40 V)"),
     ],
 )
 def test_sentences(kind: str, observed: float, expected: float, said: str) -> None:
@@ -90,3 +94,4 @@ def test_other_signals_are_named_and_none_is_the_device_itself() -> None:
     told = sentence("gpu-1", "spike", (guilty("A.B", "", 2, 1), guilty("Vehicle.Speed", "km/h", 1, 2)))
     assert told == "a b is 1 above what was expected (2.00, expected 1.00); also speed"
     assert sentence("gpu-1", "pattern", ()) == "gpu-1 behaves unlike itself (pattern)"
+    assert sentence("gpu-1", "flood", ()) == "gpu-1 sends far more often than its class does"

@@ -84,9 +84,17 @@ def test_detectors_of_rows_see_the_watched_columns_and_those_of_windows_see_all(
     )
 
 
-def test_rules_know_the_declared_ranges_of_levels_and_not_of_counters(folder):
+def test_rules_know_what_is_declared_of_levels_and_not_of_counters(folder):
+    text = BOAT.replace("max: 90", "max: 90, rate_max: 5, stuck_after_s: 20").replace(
+        "max: 1000", "max: 1000, rate_max: 2, stuck_after_s: 60"
+    )
+    (folder / "boat.yaml").write_text(text.replace("kind: vehicle", "kind: vehicle\nperiod_ms: 250"))
     made = lineup(folder, [{"name": "rules"}])
-    assert made.sample[0].spec.params["limits"] == [[0.0, 90.0], [None, None], [None, 120.0]]
+    params = made.sample[0].spec.params
+    assert params["limits"] == [[0.0, 90.0], [None, None], [None, 120.0]]
+    assert params["rates"] == [5.0, None, None]
+    assert params["stuck_after_s"] == [20.0, None, None]
+    assert params["period_us"] == 250_000
     mine = lineup(folder, [{"name": "rules", "params": {"limits": [[1, 2]] * 3}}])
     assert mine.sample[0].spec.params["limits"] == [[1, 2]] * 3
 
