@@ -62,6 +62,8 @@ def per_thousand(rate: Rate) -> str:
 
 
 def _rounded(value: float) -> str:
+    if value >= 1e5:
+        return f"{value / 1e6:.1f}M" if value >= 1e6 else f"{value / 1e3:.0f}k"
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}"
 
 

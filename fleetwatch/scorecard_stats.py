@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: The standard normal's quantile of two-sided 95 %.
 Z95 = 1.959963984540054
+#: Up to so many events the Poisson interval is exact.
+EXACT_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +36,36 @@ def wilson(hits: int, n: int) -> Rate:
 
 
 def poisson(count: int, exposure: float) -> Rate:
-    """count events in an exposure, a unit of it, by Byar's approximation of the exact Poisson interval.
+    """count events in an exposure, a unit of it, with the exact Poisson interval (Garwood 1936).
 
-    Breslow & Day 1987, Statistical Methods in Cancer Research II, section 2.3. NaN or 0 exposure = unknown.
+    Above `EXACT_MAX` events by Byar's approximation (Breslow & Day 1987, Statistical Methods in Cancer Research II,
+    section 2.3), which is then within 0.1 %. NaN or 0 exposure = unknown.
     """
     if not exposure > 0:
         return UNKNOWN
-    low = 0.0
-    if count:
-        low = count * (1 - 1 / (9 * count) - Z95 / (3 * math.sqrt(count))) ** 3
-    more = count + 1
-    high = more * (1 - 1 / (9 * more) + Z95 / (3 * math.sqrt(more))) ** 3
-    return Rate(count / exposure, max(low, 0.0) / exposure, high / exposure)
+    low, high = _exact(count) if count <= EXACT_MAX else (_byar(count, -1), _byar(count + 1, 1))
+    return Rate(count / exposure, low / exposure, high / exposure)
+
+
+def _byar(count: int, sign: int) -> float:
+    return count * (1 - 1 / (9 * count) + sign * Z95 / (3 * math.sqrt(count))) ** 3
+
+
+def _exact(count: int) -> tuple[float, float]:
+    """The means at which so many events or more, and so many or fewer, have a chance of 2.5 %."""
+    top = 4.0 * count + 10.0
+    low = _mean_at(count - 1, 0.975, top) if count else 0.0
+    return low, _mean_at(count, 0.025, top)
+
+
+def _mean_at(count: int, chance: float, top: float) -> float:
+    """The mean, up to `top`, at which count events or fewer have this chance: by bisection, to the last bit."""
+    low, high = 0.0, top
+    while (middle := (low + high) / 2) not in (low, high):
+        log_mean = math.log(middle)
+        at_most = math.fsum(math.exp(i * log_mean - middle - math.lgamma(i + 1)) for i in range(count + 1))
+        low, high = (middle, high) if at_most > chance else (low, middle)
+    return low
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -90,8 +90,8 @@ def test_the_card_is_of_the_same_verdicts():
 
 FIGURES = Figures(
     fleet="200 x vehicle.ev, 20 x gpu.node", run_s=60.0, event_s=720.0, frames=2000, acknowledged=2000,
-    samples=9000, processed=2000, windows=200, steady_s=[0.1, 0.2], failover_s=[], late_rows=0, dead_letters=0, duplicates=0,
-    read_again=0, windows_repeated=0, alerts_repeated=0, takeover_s=7.0,
+    samples=9000, processed=2000, windows=200, steady_s=[0.1, 0.2], failover_s=[],
+    late_rows=0, dead_letters=0, duplicates=0, read_again=0, windows_repeated=0, alerts_repeated=0, takeover_s=7.0,
 )  # fmt: skip
 KINDS = ("gpu_thermal_throttling", "tyre_leak", "battery_cell_drift", "gpu_slow", "low_voltage_battery")
 
@@ -117,7 +117,7 @@ def test_the_table_is_in_the_summary_and_fits():
     assert "median 5.00 s, longest 5.00 s (event time)" in text
     assert "false alarms   1 on 1 device (other)" in text
     assert "per 1,000 device-days" in text
-    assert max(len(line) for line in table) <= SUMMARY_COLUMNS
+    assert max(len(line) for line in table if line.startswith("    ")) <= SUMMARY_COLUMNS
     before = 1 + len(KINDS) + 2  # a line a fault, time to detect, false alarms
     assert len(lines) - len(shown([], [])) <= before + 8
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fleetwatch.scorecard import DAY_US, SECOND_US, Event, Exposure, Fault, Rules, Scorer
-from fleetwatch.scorecard_page import data, detector_lines, fault_lines, page, share
-from fleetwatch.scorecard_stats import Rate, percentile, poisson, wilson
+from fleetwatch.scorecard_page import data, detector_lines, fault_lines, page, per_thousand, share
+from fleetwatch.scorecard_stats import EXACT_MAX, Rate, percentile, poisson, wilson
 from telemetry.alerts import AlertState
 
 T0 = 1_760_000_000_000_000
@@ -207,20 +207,22 @@ def test_wilson_is_the_textbooks():
     assert math.isnan(wilson(0, 0).value)
 
 
-def test_poisson_is_near_the_exact_interval():
-    # Garwood's exact 95 % limits
-    for count, low, high in (
-        (0, 0, 3.689),
-        (1, 0.0253, 5.572),
-        (5, 1.6235, 11.668),
-        (10, 4.795, 18.390),
-        (100, 81.36, 121.63),
-    ):
-        rate = poisson(count, 1.0)
-        assert rate.low == pytest.approx(low, rel=0.02, abs=0.03)
-        assert rate.high == pytest.approx(high, rel=0.01)
+def test_poisson_is_garwoods():
+    table = {0: (0, 3.6889), 1: (0.0253, 5.5716), 2: (0.2422, 7.2247), 5: (1.6235, 11.6683), 10: (4.7954, 18.3904)}
+    table |= {20: (12.2165, 30.8884), 50: (37.1110, 65.9188), 100: (81.3640, 121.6268)}
+    for count, limits in table.items():
+        rate = poisson(count, 2.0)
+        assert (rate.value, rate.low, rate.high) == pytest.approx(
+            (count / 2, limits[0] / 2, limits[1] / 2), abs=5e-5
+        )
     assert math.isnan(poisson(3, 0.0).value)
     assert math.isnan(poisson(3, math.nan).value)
+
+
+def test_poisson_goes_on_smoothly_where_it_is_approximated():
+    exact, near = poisson(EXACT_MAX, 1.0), poisson(EXACT_MAX + 1, 1.0)
+    assert near.low - exact.low == pytest.approx(1, abs=0.2)
+    assert near.high - exact.high == pytest.approx(1, abs=0.2)
 
 
 def test_percentile_is_numpys():
@@ -238,6 +240,12 @@ def test_percentile_is_numpys():
 def test_not_quite_all_is_not_all():
     assert share(Rate(999 / 1000, 0, 1)) == "99 %"
     assert share(wilson(4, 4)) == "100 %"
+
+
+def test_rates_of_any_size_stay_short():
+    texts = [per_thousand(poisson(count, days)) for count in (0, 1, 1000) for days in (1e-4, 1.0, 1e6)]
+    assert max(map(len, texts)) < 30
+    assert per_thousand(poisson(1, 1.0)) == "1 (0.025 to 5.6)"
 
 
 def test_an_empty_card_is_shown_and_has_no_figures():
