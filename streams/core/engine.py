@@ -170,7 +170,7 @@ class Engine:
         detectors = self.detectors
         policy = lineup.policy or spec.policy
         self.d = len(catalog.signals)
-        self.devices = DeviceTable()
+        self.devices = DeviceTable(min(1024, spec.devices_max))
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
         self.windows = WindowStage(spec.windows, catalog, opinions)
         self.alerts = AlertStage(
