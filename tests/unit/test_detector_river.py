@@ -58,7 +58,7 @@ def test_a_first_row_with_a_gap_builds_the_same_trees():
     splits = [
         [
             (n.feature, n.threshold)
-            for tree in b._devices[0].model._tree_nodes
+            for tree in b._places.get(0).model.river._tree_nodes
             for n in tree
             if hasattr(n, "feature")
         ]
