@@ -40,6 +40,15 @@ def check_block(block: Block, d: int, out: Scores) -> int:
     return n
 
 
+_CALM = np.zeros(1, np.float32)
+_CALM.flags.writeable = False
+
+
+def alarms(block: Block) -> NDArray[np.float32]:
+    """The block's alarm, read-only; where nobody was asked one 0: kernels take `alarm[i % len(alarm)]`."""
+    return _CALM if block.alarm is None else readonly(block.alarm)
+
+
 def check_states(slots: NDArray[np.int32], states: NDArray[np.uint8], nbytes: int) -> None:
     """Raises
     ------

@@ -24,26 +24,30 @@ SHAPE_MIN, SHAPE_MAX = -0.5, 0.9
 _SIGMA = 1.0 / math.log(10.0)  # mean excess of a surprise whose p is right
 _LEAST = 0.05  # where a tail may begin at the lowest
 
-# Words of a slot behind its peaks, float32: stretches, peaks, rows of the open stretch, alarming stretches in a
-# row, where the tail begins, the surprise there, scale and shape of the tail; then the open stretch's largest rows.
-(W_STRETCHES, W_PEAKS, W_ROWS, W_HELD, W_FROM, W_SURPRISE, W_SCALE, W_SHAPE) = range(PEAKS, PEAKS + 8)
-W_TOP = PEAKS + 8
+# Words of a slot behind its peaks, float32: stretches, peaks, rows of the open window, windows of the open stretch
+# and their largest peak, alarming stretches in a row, where the tail begins, the surprise there, scale and shape of
+# the tail; then the open window's largest rows.
+(W_STRETCHES, W_PEAKS, W_ROWS, W_WINDOWS, W_BEST, W_HELD, W_FROM, W_SURPRISE, W_SCALE, W_SHAPE) = range(
+    PEAKS, PEAKS + 10
+)
+W_TOP = PEAKS + 10
 # Parameters of the kernel.
-P_ROWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES = range(5)
+P_ROWS, P_WINDOWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES = range(6)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit_tail(row: NDArray[np.float32], stretch_rows: float) -> None:
+def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> None:
     """Fit a slot's tail to its peaks: a generalised Pareto law by probability-weighted moments.
 
     The shape leans towards `PRIOR_SHAPE`. 1 / (number of peaks) is added to it: the law of the next excess when the
-    scale is known from that few, so that the alarm rate is right on the average over devices.
+    scale is known from that few, so that the alarm rate is right on the average over devices. looks : independent
+    tries that a stretch is nominally worth: strange rows come together, confirm_rows of them are one.
     """
     stretches, m = np.float64(row[W_STRETCHES]), np.int64(row[W_PEAKS])
     k = min(max(np.int64(8), np.int64(stretches / TAIL)), m - 1)
     if k < 1:
-        start = math.log10(stretch_rows) + 1.0
-        row[W_FROM], row[W_SURPRISE] = start, start
+        start = math.log10(looks) + 1.0
+        row[W_FROM], row[W_SURPRISE] = start, math.log10(stretch_rows) + 1.0
         row[W_SCALE], row[W_SHAPE] = _SIGMA, PRIOR_SHAPE + 1.0 / PRIOR_PEAKS
         return
     start = max(np.float64(row[m - k - 1]), _LEAST)
@@ -60,12 +64,18 @@ def fit_tail(row: NDArray[np.float32], stretch_rows: float) -> None:
     shape = min(max(shape, SHAPE_MIN), SHAPE_MAX)
     shape = (k * shape + PRIOR_SHAPES * PRIOR_SHAPE) / (k + PRIOR_SHAPES)
     mean = (k * first + PRIOR_PEAKS * _SIGMA) / (k + PRIOR_PEAKS)
-    nominal = min(1.0, stretch_rows * 10.0**-start)
+    nominal = min(1.0, looks * 10.0**-start)
     rate = (k + PRIOR_STRETCHES * nominal) / (stretches + PRIOR_STRETCHES)
     row[W_FROM] = start
     row[W_SURPRISE] = math.log10(stretch_rows / rate)
     row[W_SCALE] = max(mean * (1.0 - shape), 1e-3)
     row[W_SHAPE] = shape + 1.0 / (k + PRIOR_PEAKS)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fit(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
+    stretch_rows = prm[P_ROWS] * prm[P_WINDOWS]
+    fit_tail(row, stretch_rows / prm[P_CONFIRM], stretch_rows)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -105,7 +115,7 @@ def _insert(row: NDArray[np.float32], peak: np.float32) -> None:
         row[j] = peak
         row[W_PEAKS] = m + 1
     elif peak > row[0]:
-        j = 0
+        j = np.int64(0)
         while j + 1 < PEAKS and row[j + 1] < peak:
             row[j] = row[j + 1]
             j += 1
@@ -113,12 +123,18 @@ def _insert(row: NDArray[np.float32], peak: np.float32) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _end_stretch(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
-    """Learn the stretch that is complete, and begin the next."""
+def _end_window(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
+    """The open window is complete; learn the stretch if it was its last."""
     confirm = np.int64(prm[P_CONFIRM])
-    peak = row[W_TOP]
+    row[W_BEST] = max(row[W_BEST], row[W_TOP])
     row[W_TOP : W_TOP + confirm] = np.float32(-1)
     row[W_ROWS] = np.float32(0)
+    row[W_WINDOWS] += np.float32(1)
+    if row[W_WINDOWS] < prm[P_WINDOWS]:
+        return
+    peak = row[W_BEST]
+    row[W_BEST] = np.float32(0)
+    row[W_WINDOWS] = np.float32(0)
     take = True
     if calibrated(np.float64(peak), row) >= prm[P_HOLD]:
         row[W_HELD] = min(row[W_HELD] + np.float32(1), np.float32(1e6))
@@ -129,7 +145,7 @@ def _end_stretch(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
     if not take:
         return
     row[W_STRETCHES] += np.float32(1)
-    _insert(row, max(peak, np.float32(0)))
+    _insert(row, peak)
     if row[W_STRETCHES] >= STRETCHES_MAX:
         row[W_STRETCHES] = np.float32(STRETCHES_MAX // 2)
         half = np.int64(0.5 * row[W_PEAKS])
@@ -138,7 +154,7 @@ def _end_stretch(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
             row[j] = row[2 * j + 1 + odd]
         row[half:PEAKS] = np.float32(0)
         row[W_PEAKS] = half
-    fit_tail(row, prm[P_ROWS])
+    _fit(row, prm)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -146,7 +162,7 @@ def _update(
     slots: NDArray[np.int32], prm: NDArray[np.float64], rows: NDArray[np.float32], surprise: NDArray[np.float32]
 ) -> int:
     """Calibrate each opinion in place, then learn it. Returns a row whose slot is out of range, or -1."""
-    confirm, stretch_rows = np.int64(prm[P_CONFIRM]), np.float32(prm[P_ROWS])
+    confirm, window_rows = np.int64(prm[P_CONFIRM]), np.float32(prm[P_ROWS])
     for i in range(len(slots)):
         slot = np.int64(slots[i])
         if slot < 0 or slot >= len(rows):
@@ -156,7 +172,7 @@ def _update(
             continue
         row = rows[slot]
         if row[W_FROM] == np.float32(0):
-            fit_tail(row, prm[P_ROWS])
+            _fit(row, prm)
             row[W_TOP : W_TOP + confirm] = np.float32(-1)
         surprise[i] = max(calibrated(np.float64(told), row) - prm[P_TRIES], 0.0)
         if told > row[W_TOP]:
@@ -166,20 +182,20 @@ def _update(
                 j += 1
             row[j] = told
         row[W_ROWS] += np.float32(1)
-        if row[W_ROWS] >= stretch_rows:
-            _end_stretch(row, prm)
+        if row[W_ROWS] >= window_rows:
+            _end_window(row, prm)
     return -1
 
 
 class TailCalibration:
     """Makes the surprises of one detector honest on each device, by the tail of what the device showed before.
 
-    An alert is told by a stretch of rows: by `confirm_rows` of them that are strange. So a device's rows are cut
-    into stretches of `stretch_rows`, and of each the confirm_rows-th largest surprise is its peak. The largest
-    `PEAKS` peaks are kept, a generalised Pareto law is fitted above the smallest of the tail, and a row's
-    calibrated surprise is -log10 of the rate, a row, at which stretches reach its level. An alert at level -log10(r) is then
-    raised r times a row in health, whatever the detector's own idea of a p-value: that is how a budget of false
-    alarms becomes a threshold.
+    An alert opens when `confirm_rows` within `window_rows` are strange, and then covers a stretch of time, however
+    many rows of it are. So a device's rows are cut into windows, of each the confirm_rows-th largest surprise is
+    its peak, and `windows` of them are a stretch, whose peak is their largest. The largest `PEAKS` peaks are kept,
+    a generalised Pareto law is fitted above the smallest of the tail, and a row's calibrated surprise is -log10 of
+    the rate, a row, at which stretches reach its level. An alert at level -log10(r) is then raised r times a row in
+    health, whatever the detector's own idea of a p-value: that is how a budget of false alarms becomes a threshold.
 
     It works where health is much the same from day to day; it follows changes by forgetting half after
     `STRETCHES_MAX` stretches. A young device leans on the nominal law. A stretch whose level is `hold` or more is
@@ -188,15 +204,16 @@ class TailCalibration:
 
     Parameters
     ----------
-    confirm_rows : strange rows that open an alert, 1..stretch_rows.
-    stretch_rows : long enough that neighbours are nearly independent.
+    confirm_rows : strange rows that open an alert, 1..window_rows.
+    window_rows : ... within so many.
+    windows : of a stretch: what an alert covers until the next one may open, at least.
     hold : calibrated surprise from which a stretch is taken for a fault.
     hold_stretches : of a fault that are not learnt.
     tries : how many detectors are asked: each gets its share of the budget (Bonferroni).
 
     Notes
     -----
-    State: 4 (72 + confirm_rows) bytes a slot. NaN (no opinion) stays NaN and counts for nothing.
+    State: 4 (74 + confirm_rows) bytes a slot. NaN (no opinion) stays NaN and counts for nothing.
 
     References
     ----------
@@ -211,25 +228,29 @@ class TailCalibration:
         self,
         *,
         confirm_rows: int = 1,
-        stretch_rows: int = 64,
+        window_rows: int = 64,
+        windows: int = 1,
         hold: float = 6.0,
         hold_stretches: int = 30,
         tries: int = 1,
     ) -> None:
-        if not 1 <= confirm_rows <= stretch_rows:
-            raise ValueError(f"confirm_rows must lie in 1..stretch_rows ({stretch_rows}), not {confirm_rows}")
-        if not 1 <= stretch_rows <= 100_000:
-            raise ValueError(f"stretch_rows must lie in 1..100000, not {stretch_rows}")
+        if not 1 <= confirm_rows <= window_rows:
+            raise ValueError(f"confirm_rows must lie in 1..window_rows ({window_rows}), not {confirm_rows}")
+        if not (1 <= window_rows <= 100_000 and 1 <= windows <= 100_000):
+            raise ValueError(f"window_rows and windows must lie in 1..100000, not {window_rows}, {windows}")
         if not 0.0 < hold <= CAP or hold_stretches < 0 or tries < 1:
             raise ValueError(f"hold {hold}, hold_stretches {hold_stretches}, tries {tries}: out of range")
         self.params = {
             "confirm_rows": confirm_rows,
-            "stretch_rows": stretch_rows,
+            "window_rows": window_rows,
+            "windows": windows,
             "hold": float(hold),
             "hold_stretches": hold_stretches,
         }
         self._confirm = confirm_rows
-        self._prm = np.array([stretch_rows, confirm_rows, hold, hold_stretches, math.log10(tries)], np.float64)
+        self._prm = np.array(
+            [window_rows, windows, confirm_rows, hold, hold_stretches, math.log10(tries)], np.float64
+        )
         self._rows: NDArray[np.float32] = np.zeros((0, W_TOP + confirm_rows), np.float32)
 
     @property

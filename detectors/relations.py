@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.blocks import check_block, check_states, clear, grown, limits_array, readonly
+from detectors.blocks import alarms, check_block, check_states, clear, grown, limits_array, readonly
 from detectors.protocol import TOP, Block, DetectorSpec, Scores
 from detectors.surprise import CAP
 
@@ -47,11 +47,12 @@ def _tail(value: float, row: NDArray[np.float32], c: int) -> float:
 def _update(
     slots: NDArray[np.int32],
     values: NDArray[np.float32],
-    mean: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    precision: NDArray[np.float64],
+    alarm: NDArray[np.float32],
+    means: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    precisions: NDArray[np.float64],
     weights: NDArray[np.float32],
-    unit: NDArray[np.float32],
+    units: NDArray[np.float32],
     tails: NDArray[np.float32],
     limits: NDArray[np.float32],
     prm: NDArray[np.float64],
@@ -63,13 +64,14 @@ def _update(
 ) -> int:
     """Score and learn each row. Returns a row whose slot is out of range, or -1.
 
-    weights : (d, d), transposed, so that a residual is a sum over its rows. state : (slots, 4 d): for each column
-    1 + the rows that taught its offset, at most 1 + warm rows (0 = never seen), the device's offsets, and the
-    residual smoothed twice. prm : warm rows, learning rate, tries, explain_from, surprise from which the offset
-    is held.
+    means and those below it : one for each cohort, the class's own first. weights : (cohorts, d, d), transposed, so
+    that a residual is a sum over its rows. state : (slots, 4 d + 2): for each column 1 + the rows that taught its
+    offset, at most 1 + warm rows (0 = never seen), the device's offsets, and the residual smoothed twice; then the
+    cohort's number and the rows for which the offsets have been held. prm : warm rows, learning rate, tries,
+    explain_from, surprise from which the offsets are held, rows for which they are held at most.
     """
     d = values.shape[1]
-    warm, rate, tries, explain_from, hold = prm[0], np.float32(prm[1]), prm[2], prm[3], prm[4]
+    warm, rate, tries, explain_from, hold, most = prm[0], np.float32(prm[1]), prm[2], prm[3], prm[4], prm[5]
     z = np.zeros(d, np.float32)
     r = np.zeros(d, np.float32)
     gone = np.zeros(d, np.int64)
@@ -78,6 +80,8 @@ def _update(
         slot = np.int64(slots[i])
         if slot < 0 or slot >= len(state):
             return i
+        c = np.int64(state[slot, 4 * d])
+        mean, scale = means[c], scales[c]
         missing = np.int64(0)
         joined = np.int64(0)
         for j in range(d):
@@ -91,12 +95,12 @@ def _update(
         if joined > 0:
             _begin(values[i], state[slot])
         if missing > 0:
-            _fill(values[i], precision, weights, state[slot], gone, factor, z)
+            _fill(values[i], precisions[c], weights[c], state[slot], gone, factor, z)
         r[:] = np.float32(0)
         for k in range(d):
             f = z[k]
             for j in range(d):
-                r[j] += weights[k, j] * f
+                r[j] += weights[c, k, j] * f
         best = -1.0
         for j in range(d):
             if not abs(values[i, j]) < np.float32(1e30):
@@ -113,15 +117,31 @@ def _update(
                 at = (2 + s) * d + j
                 e = state[slot, at] + np.float32(SMOOTHING[s]) * (v - state[slot, at])
                 state[slot, at] = e
-                own = _tail(abs(e), tails[s], j)
+                own = _tail(abs(e), tails[c, s], j)
                 best = max(best, own)
         if best < 0.0:
             continue
         score = min(max(best - tries, 0.0), CAP)
         surprise[i] = score
         if score >= explain_from:
-            _name(values[i], r, unit, tails, limits, state[slot], explain_from, column[i], expected[i], share[i])
-        if score < hold:
+            _name(
+                values[i],
+                r,
+                units[c],
+                tails[c],
+                limits,
+                state[slot],
+                explain_from,
+                column[i],
+                expected[i],
+                share[i],
+            )
+        calm = score < hold and not alarm[i % len(alarm)] >= hold
+        if calm:
+            state[slot, 4 * d + 1] = np.float32(0)
+        elif state[slot, 4 * d + 1] < most:
+            state[slot, 4 * d + 1] += np.float32(1)
+        if calm or state[slot, 4 * d + 1] >= most:
             for j in range(d):
                 state[slot, d + j] += rate * r[j]
     return -1
@@ -248,25 +268,28 @@ class Relations:
 
     It works from a device's first minutes, for whatever breaks a relation: a wheel speed that stands still, a tyre
     that loses gas, a cell that drifts from its battery, heat without load. The guilty signal is the one that the
-    others contradict; `expected` is what they imply. While a row is surprising the offsets are held, so that a
-    fault is not learnt. It does not see what all signals share, nor relations far from linear that the training
+    others contradict; `expected` is what they imply. While rows are surprising, here or to the detectors asked
+    before, the offsets are held, so that a fault is not learnt; what lasts longer than `hold_rows` is followed
+    again. It does not see what all signals share, nor relations far from linear that the training
     did not show as spread, and it is as good as its training is like the fleet.
 
     Parameters
     ----------
     columns : names of the d value columns, equal to the model's.
-    model : see `detectors.relations_fit.fit`.
+    model : see `detectors.relations_fit.fit`. Its key "cohorts" may list models of parts of the class, each with
+        what their devices declare under "match": a device that is enrolled in one is judged by that.
     limits : d pairs (min, max), None = not declared; empty = none. A column for which the others imply a value
         outside cannot alone be what is wrong: it is named after those that can, with the nearer limit as expected.
     warm_rows : rows with a signal that only teach its offset.
     rate : of following the offsets afterwards, a row.
     hold : the offsets stay from this surprise on.
+    hold_rows : ... for so many rows running at most.
     explain_from : columns are named from this surprise on.
 
     Notes
     -----
     NaN = missing: such a signal is filled with what the others and its offset imply, and has no opinion itself.
-    State: 16 d bytes a slot. Cost: d^2 multiplications a row, and m^3 / 6 where m values are missing.
+    State: 16 d + 8 bytes a slot. Cost: d^2 multiplications a row, and m^3 / 6 where m values are missing.
     """
 
     def __init__(
@@ -278,15 +301,20 @@ class Relations:
         warm_rows: int = 120,
         rate: float = 2e-4,
         hold: float = 3.0,
+        hold_rows: int = 20_000,
         explain_from: float = 3.0,
     ) -> None:
-        _check_model(columns, model)
+        models = [model, *model.get("cohorts", ())]
+        for one in models:
+            _check_model(columns, one)
         if limits and len(limits) != len(columns):
             raise ValueError(f"limits has {len(limits)} pairs for {len(columns)} columns")
         if not 1 <= warm_rows <= 1_000_000:
             raise ValueError(f"warm_rows must lie in 1..1000000, not {warm_rows}")
         if not 0.0 <= rate <= 0.1:
             raise ValueError(f"rate must lie in 0..0.1, not {rate}")
+        if not 1 <= hold_rows <= 10_000_000:
+            raise ValueError(f"hold_rows must lie in 1..10000000, not {hold_rows}")
         d = len(columns)
         pairs = [[low, high] for low, high in limits] or [[None, None]] * d
         params: dict[str, Any] = {
@@ -295,23 +323,25 @@ class Relations:
             "warm_rows": int(warm_rows),
             "rate": float(rate),
             "hold": float(hold),
+            "hold_rows": int(hold_rows),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("relations", 3, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("relations", 4, "sample", tuple(columns), params)
         self._d = d
-        precision = np.array(model["precision"], np.float64).reshape(d, d)
-        inverse_sd = 1.0 / np.sqrt(np.diag(precision))
-        scale = np.array(model["scale"], np.float64)
-        self._mean = np.array(model["mean"], np.float64)
+        self.cohorts = tuple({str(k): str(v) for k, v in m.get("match", {}).items()} for m in models[1:])
+        self._precision = np.array([m["precision"] for m in models], np.float64).reshape(-1, d, d)
+        inverse_sd = 1.0 / np.sqrt(np.diagonal(self._precision, axis1=1, axis2=2))
+        scale = np.array([m["scale"] for m in models], np.float64)
+        self._mean = np.array([m["mean"] for m in models], np.float64)
         self._scale = 1.0 / scale
-        self._precision = precision
-        self._weights = np.ascontiguousarray((precision * inverse_sd[:, None]).T.astype(np.float32))
+        transposed = (self._precision * inverse_sd[:, :, None]).swapaxes(1, 2)
+        self._weights = np.ascontiguousarray(transposed.astype(np.float32))
         self._unit = (inverse_sd * scale).astype(np.float32)
-        self._tails = np.array(model["tails"], np.float32).reshape(2, 4, d)
+        self._tails = np.array([m["tails"] for m in models], np.float32).reshape(-1, 2, 4, d)
         self._limits = limits_array(pairs)
         tries = math.log10(2 * d)
-        self._prm = np.array([warm_rows, rate, tries, explain_from, hold], np.float64)
-        self._state: NDArray[np.float32] = np.zeros((0, 4 * d), np.float32)
+        self._prm = np.array([warm_rows, rate, tries, explain_from, hold, hold_rows], np.float64)
+        self._state: NDArray[np.float32] = np.zeros((0, 4 * d + 2), np.float32)
 
     @property
     def spec(self) -> DetectorSpec:
@@ -319,7 +349,7 @@ class Relations:
 
     @property
     def state_nbytes(self) -> int:
-        return 16 * self._d
+        return 16 * self._d + 8
 
     def reserve(self, n_slots: int) -> None:
         self._state = grown(self._state, n_slots)
@@ -330,6 +360,7 @@ class Relations:
         bad = _update(
             readonly(block.slots),
             readonly(block.values),
+            alarms(block),
             self._mean,
             self._scale,
             self._precision,
@@ -346,6 +377,10 @@ class Relations:
         )
         if bad >= 0:
             raise IndexError(f"row {bad}: slot {block.slots[bad]} of {len(self._state)} reserved")
+
+    def enrol(self, slots: NDArray[np.int32], cohorts: NDArray[np.int16]) -> None:
+        """See `detectors.cohorts`."""
+        self._state[slots, 4 * self._d] = cohorts + 1
 
     def forget(self, slots: NDArray[np.int32]) -> None:
         self._state[slots] = 0

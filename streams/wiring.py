@@ -27,7 +27,9 @@ def _us(seconds: float) -> int:
 #: Of the false-alarm budget.
 MONTH_US = 30 * 86_400_000_000
 #: A policy's times are at least so many of the class's rows, whatever the settings say in seconds.
-CONFIRM_ROWS, RESOLVE_ROWS, COOLDOWN_ROWS = 2, 12, 24
+CONFIRM_ROWS, RESOLVE_ROWS, COOLDOWN_ROWS = 32, 12, 24
+#: Rows of a calibration's window, and windows of its stretch, at most.
+WINDOW_ROWS_MAX, WINDOWS_MAX = 512, 64
 
 
 def budget_surprise(budget: float, period_us: float) -> float:
@@ -40,7 +42,7 @@ def policy_spec(settings: Settings, entry: Catalog | None = None) -> PolicySpec:
     a = settings.alerts
     period_us = entry.period_ms * 1000 if entry else 0.0
     opens = a.open_surprise or budget_surprise(a.budget, period_us or 1e6)
-    confirm_us = max(_us(a.confirm_s), CONFIRM_ROWS * a.open_rows * period_us)
+    confirm_us = max(_us(a.confirm_s), CONFIRM_ROWS * period_us)
     return PolicySpec(
         open_surprise=opens,
         close_surprise=min(a.close_surprise or opens / 2, opens),
@@ -127,17 +129,30 @@ def detector_factory(settings: Settings) -> DetectorFactory:
             (alerting if alerts else silent).append((detector, wanted.open_rows or settings.alerts.open_rows))
         sample = [*alerting, *silent]
         rows = tuple(n for _, n in sample)
-        tries = max(1, len(alerting))
+        policy = policy_spec(settings, entry)
+        tries = max(1, sum(detector.spec.name != "rules" for detector, _ in alerting))  # rules hold in health
         return Lineup(
             tuple(detector for detector, _ in sample),
             tuple(window),
             len(alerting),
-            tuple(TailCalibration(confirm_rows=n, tries=tries) for n in rows) if calibrate else (),
+            tuple(_calibration(policy, entry, n, tries) for n in rows) if calibrate else (),
             rows,
-            policy_spec(settings, entry),
+            policy,
         )
 
     return make
+
+
+def _calibration(policy: PolicySpec, entry: Catalog, open_rows: int, tries: int) -> TailCalibration:
+    """As the alert policy counts: strange rows within the time to confirm, one alert until the next may open."""
+    rows = max(round(policy.confirm_us / (entry.period_ms * 1000)), 1)
+    windows = max(round((policy.resolve_us + policy.cooldown_us) / max(policy.confirm_us, 1)), 1)
+    return TailCalibration(
+        confirm_rows=open_rows,
+        window_rows=min(max(rows, open_rows), WINDOW_ROWS_MAX),
+        windows=min(windows, WINDOWS_MAX),
+        tries=tries,
+    )
 
 
 def _wanted(settings: Settings, entry: Catalog, watched: int, model: bool) -> list[DetectorSettings]:

@@ -97,6 +97,8 @@ class Core:
         self.refused: dict[Reason, int] = {}
         #: Asked when a class's table is full: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
+        #: What a device declares of itself, by its id; the caller keeps it as the topic of the devices says.
+        self.declared: Callable[[bytes], Mapping[str, str]] = lambda _: {}
 
     def _learn(self) -> None:
         """A frame's schema is not known: ask, and have every scanner accept what is new."""
@@ -112,8 +114,12 @@ class Core:
             number = next(k.index(catalog_key) for k in self._keys if catalog_key in k)
             engine = Engine(catalog, number, self.spec, self.factory(catalog))
             engine.evict = self._evict
+            engine.declared = self._declared
             self.engines[catalog_key] = engine
         return engine
+
+    def _declared(self, key: bytes) -> Mapping[str, str]:
+        return self.declared(key)
 
     def _evict(self) -> bool:
         return self.evict()

@@ -7,13 +7,14 @@ state by slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.calibration import TailCalibration
+from detectors.cohorts import Enrolling, cohort_of
 from detectors.ensemble import Ensemble, Member, Opinions
 from detectors.protocol import Block, Detector, Scores
 from streams.core.alert_policy import V_ROW, V_SLOT, AlertStage, Events, PolicySpec
@@ -198,12 +199,30 @@ class Engine:
         self.state_id = self.layout.state_id
         #: Asked when the table is full, before a device is refused: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
+        #: What a device declares of itself, by its id: asked at its first row where a detector knows cohorts.
+        self.declared: Callable[[bytes], Mapping[str, str]] = lambda _: {}
+        self._enrolling = [d for d in self.detectors if isinstance(d, Enrolling) and d.cohorts]
+        self._enrolled = np.zeros(self.devices.capacity, np.bool_)
         #: Called with every block once it is judged; None = nobody listens.
         self.listener: Callable[[Rows], None] | None = None
 
     def _reserve(self, n_slots: int) -> None:
         for stage in (*self._stages(), *self.bank):
             stage.reserve(n_slots)
+
+    def _enrol(self, slots: NDArray[np.int32]) -> None:
+        """Tell the detectors of new devices' cohorts, before their first row."""
+        if len(self._enrolled) < self.devices.capacity:
+            self._enrolled = np.append(
+                self._enrolled, np.zeros(self.devices.capacity - len(self._enrolled), np.bool_)
+            )
+        new = np.unique(slots[~self._enrolled[slots]])
+        if len(new):
+            said = [self.declared(key) for key in self.devices.keys(new)]
+            for detector in self._enrolling:
+                cohorts = np.array([cohort_of(each, detector.cohorts) for each in said], np.int16)
+                detector.enrol(new, cohorts)
+            self._enrolled[new] = True
 
     def grow_to(self, n_slots: int) -> None:
         """Room for at least n_slots devices, doubling, but no more than devices_max unless so many are wanted."""
@@ -247,6 +266,8 @@ class Engine:
             return
         slots, ts_us, values = self._slots[:n], self._ts_us[:n], self._values[:n]
         order, frame_no, late = self._order[:n], self._frame_no[:n], self._late[:n]
+        if self._enrolling:
+            self._enrol(slots)
         self._score(Block(slots, ts_us, values), order)
         late[:] = 0
         said = self._opinions
@@ -400,6 +421,10 @@ class Engine:
         self.grow_to(self.devices.held + new)  # also past devices_max: they were let in elsewhere
         pairs = dict(shared(self.layout.pieces, theirs.pieces))
         slots, held = self.devices.adopt(device_rows)
+        self._enrolled = np.append(self._enrolled, np.zeros(self.devices.capacity, np.bool_))[
+            : self.devices.capacity
+        ]
+        self._enrolled[slots] = True
         self.devices.mark_clean(slots)
         for i, stage in enumerate(self._stages(), 1):
             if i in pairs:
@@ -421,6 +446,7 @@ class Engine:
         """Forget the devices of these slots."""
         for stage in (*self._stages(), *self.bank):
             stage.forget(slots)
+        self._enrolled[slots[slots < len(self._enrolled)]] = False
         self.devices.release(slots)
 
     def release(self, owners: set[int]) -> int:

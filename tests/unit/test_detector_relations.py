@@ -245,7 +245,7 @@ def test_wrong_parameters_are_refused_by_name(params):
 def test_another_model_is_another_state():
     one, two = (make_detector("relations", COLUMNS, {"model": fitted(COLUMNS, s)}) for s in (1, 2))
     assert one.spec.state_id != two.spec.state_id
-    assert one.state_nbytes == 16 * 6
+    assert one.state_nbytes == 16 * 6 + 8
 
 
 def test_a_column_that_cannot_alone_be_wrong_is_named_last():
