@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 from detectors.calibration import TailCalibration
+from detectors.cohorts import Enrolling
 from detectors.protocol import Detector
 from detectors.registry import make_detector, rate_of
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core, DetectorFactory
+from streams.core.drifting import DriftSpec
 from streams.core.engine import WINDOW_COLUMNS, EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog
@@ -60,7 +62,7 @@ def policy_spec(settings: Settings, entry: Catalog | None = None) -> PolicySpec:
 
 def engine_spec(settings: Settings, partitions: int = 0) -> EngineSpec:
     """What the core does for every class. partitions : see `EngineSpec`."""
-    w, o = settings.windows, settings.outputs
+    w, o, f = settings.windows, settings.outputs, settings.drift
     return EngineSpec(
         windows=WindowSpec(_us(w.size_s), _us(w.hop_s), _us(w.grace_s), w.features, w.hist_bins),
         policy=policy_spec(settings),
@@ -69,6 +71,7 @@ def engine_spec(settings: Settings, partitions: int = 0) -> EngineSpec:
         late=o.late,
         devices_max=settings.processing.devices_max,
         partitions=partitions,
+        drift=DriftSpec(f.delta, f.devices_max, _us(f.idle_s)) if f.enabled else None,
     )
 
 
@@ -174,10 +177,9 @@ def make_core(settings: Settings, *, partitions: int = 0) -> Core:
     """
     catalogs = catalog.load(settings.catalog.paths)
     factory = detector_factory(settings)
-    for entry in catalogs.values():
-        factory(entry)
+    lineups = [factory(entry) for entry in catalogs.values()]
     inputs = topics(settings).inputs
-    return Core(
+    core = Core(
         catalogs,
         engine_spec(settings, partitions),
         factory,
@@ -187,3 +189,5 @@ def make_core(settings: Settings, *, partitions: int = 0) -> Core:
         past_max_us=_us(settings.processing.past_max_days * 86_400),
         learner=learner(settings),
     )
+    core.knows_cohorts = any(isinstance(d, Enrolling) and d.cohorts for made in lineups for d in made.sample)
+    return core

@@ -20,6 +20,8 @@ from confluent_kafka import KafkaError, KafkaException
 from streams.changelog import Changelog, RestoreStoppedError
 from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
+from streams.declarations import Declarations
+from streams.drift_log import DriftLog
 from streams.holdings import Holdings
 from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import Ownership, TopicPart
@@ -78,6 +80,8 @@ class Worker:
             self.core, self.owned, self.changelog, self._patience, p.keep_revoked_s, exact=exact
         )
         self.core.evict = self.holdings.release_parked
+        self.declarations = Declarations(settings, self.topics.devices.name)
+        self.core.declared = self.declarations
         self._lock = asyncio.Lock()
         self._consumer: Any = None
         self._assigned: set[TopicPart] = set()
@@ -89,6 +93,7 @@ class Worker:
         self.restored = False
         self.rebalances = self.recoveries = 0
         self.batches = self.records = self.alerts = 0
+        self._drift_log = DriftLog()
         self._finished = 0
         self._moved_at = time.monotonic()
         self.latency: LatencyObserver = lambda clock, seconds: None
@@ -104,7 +109,12 @@ class Worker:
         return outlet, outlet
 
     def warm_up(self) -> None:
-        """Compile, or load from the cache, what the first batches need: before the worker joins its group."""
+        """Compile, or load from the cache, what the first batches need: before the worker joins its group.
+
+        Where a detector knows cohorts, also hear what devices declare.
+        """
+        if self.core.knows_cohorts:
+            self.declarations.start()
         started = time.monotonic()
         warm_up(self.settings)
         log.info("kernels ready in %.1f s", time.monotonic() - started)
@@ -165,6 +175,7 @@ class Worker:
             for device_us, broker_us in effects.alert_times_us:
                 self.latency("device", now_s - device_us / 1e6)
                 self.latency("broker", now_s - broker_us / 1e6)
+        self._drift_log.tell(effects.drifts)
         self.batches += 1
         self.records += batch.count
         self.batch_size(batch.count)

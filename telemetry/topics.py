@@ -123,7 +123,12 @@ def topics(settings: Settings) -> Topics:
         ),
         truth=spec("truth", "device id", "Truth", "Faults that a simulator injected.", outputs, declared),
         devices=spec(
-            "devices", "device id", "Device", "What each device declares: model, firmware.", compact, declared
+            "devices",
+            "device id",
+            "Device",
+            "What each device declares: model, firmware.",
+            compact,
+            (("producer",), ("worker",)),
         ),
         control=spec(
             "control",

@@ -97,6 +97,8 @@ class Core:
         self.refused: dict[Reason, int] = {}
         #: Asked when a class's table is full: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
+        #: Whether a detector of any class starts devices from their cohort: then `declared` is asked.
+        self.knows_cohorts = False
         #: What a device declares of itself, by its id; the caller keeps it as the topic of the devices says.
         self.declared: Callable[[bytes], Mapping[str, str]] = lambda _: {}
 
