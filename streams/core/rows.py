@@ -120,7 +120,7 @@ def _frame(
 
 @njit(**INLINE)
 def _note(order: int, present: int, watched: int, silent: bool, heard: bool) -> int:
-    """present : watched values that are there; silent : one who may alert has never spoken; heard : one spoke now."""
+    """present : of the watched values; silent : one who may alert has never spoken; heard : one spoke now."""
     if order == OUT_OF_ORDER:
         return LATE
     if present == 0:
