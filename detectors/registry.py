@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from detectors.ewma import EwmaZ
+from detectors.novelty import Novelty
 from detectors.protocol import Detector
 from detectors.relations import Relations
 from detectors.river_bank import RiverBank
@@ -19,6 +20,7 @@ from detectors.rules import Rules
 #: parameters that make the same detector.
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "ewma": EwmaZ,
+    "novelty": Novelty,
     "relations": Relations,
     "robust": RobustMultiscale,
     "river": RiverBank,
