@@ -151,7 +151,7 @@ def _simulate(
         pass
     finally:
         tell.end()
-    if gathered.left:
+    if gathered.left and gathered.complete:
         click.echo(
             f"{gathered.left} faults found no device that was well and rested: ask for more devices", err=True
         )

@@ -122,6 +122,8 @@ def fault_of(record: dict[str, Any]) -> Fault:
 def faults(settings: Settings, since_ms: int) -> tuple[list[Fault], int]:
     """The truth topic's faults, each with its end where that was told; and the records that are none.
 
+    since_ms : of faults that were told before it, a later end is passed over.
+
     Raises
     ------
     TopicError : no topic, no fault in it, or too many.
@@ -136,6 +138,8 @@ def faults(settings: Settings, since_ms: int) -> tuple[list[Fault], int]:
                 bad += 1
                 continue
             known = found.get(fault.fault_id)
+            if known is None and since_ms and fault.end_us is not None:
+                continue  # it began before that, and so did what would have found it
             if known is None or known.end_us is None:
                 found[fault.fault_id] = fault
             if len(found) > FAULTS_MAX:

@@ -78,7 +78,7 @@ class Plan:
         return sorted(found, key=lambda order: (order[0], order[1].name))
 
 
-class Nurse:
+class Schedule:
     """Gives a fleet its faults, each at its time and on a device that is well and rested, or as soon as one is."""
 
     def __init__(self, fleet: Fleet, orders: Sequence[tuple[float, FaultKind]], seed: int, last_us: int) -> None:
@@ -226,14 +226,14 @@ class Evaluation:
         )  # fmt: skip
         end_us = START_US + plan.event_us
         last_us = end_us - round(LAST_S * SECOND_US)
-        nurse = Nurse(fleet, plan.orders(device_class, seed), fleet.model.seed, last_us)
+        schedule = Schedule(fleet, plan.orders(device_class, seed), fleet.model.seed, last_us)
         topic = 0 if fleet.catalog.kind == "vehicle" else 1
         offset, pending, due_us = 0, list[Outgoing](), START_US + CHUNK_US
         try:
             while fleet.now_us < end_us:
-                nurse.look()
+                schedule.look()
                 pending += fleet.step()
-                nurse.hear()
+                schedule.hear()
                 if pending and (fleet.now_us >= due_us or fleet.now_us >= end_us):
                     self._process(cores, topic, part_of(pending, offset, fleet.now_us // 1000), fleet.now_us)
                     offset += len(pending)
@@ -241,8 +241,8 @@ class Evaluation:
                     due_us = fleet.now_us + CHUNK_US
                     yield fleet.now_us - START_US
         finally:
-            gathered.faults += nurse.truth.values()
-            gathered.left += nurse.left
+            gathered.faults += schedule.truth.values()
+            gathered.left += schedule.left
             for device in fleet.ids:
                 gathered.exposure.see(device, device_class, START_US, fleet.now_us - START_US)
 

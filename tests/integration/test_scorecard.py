@@ -132,6 +132,7 @@ def test_the_topics_are_scored(cluster: Settings) -> None:
     text = run("--no-exposure").stdout
     assert "unknown exposure" in text
     assert "gpu_slow" in text
+    assert json.loads(run("--since", "1h", "--json").stdout)["all"] == everything
     assert run("--since", "2999-01-01").returncode == TopicError.exit_code
 
 
