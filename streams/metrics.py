@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,7 +101,13 @@ class WorkerMetrics(Collector):
         if worker:
             for topic, seconds in self._lag_seconds().items():
                 lag_s.add_metric([topic], seconds)
-        yield from (dead, lag, lag_s, devices)
+        drift = CounterMetricFamily(
+            "fleetwatch_drift", "Changes in the mean of a detector's scores of a device.", labels=["detector"]
+        )
+        if worker:
+            for detector, count in _drifts(worker.core).items():
+                drift.add_metric([detector], count)
+        yield from (dead, lag, lag_s, devices, drift)
         figures = {
             "fleetwatch_records": ("Records fetched, refused ones included.", worker.records if worker else 0),
             "fleetwatch_batches": ("Fetched batches processed.", worker.batches if worker else 0),
@@ -144,3 +151,11 @@ class WorkerMetrics(Collector):
             "Memory of the devices' state.",
             value=worker.core.state_nbytes() if worker else 0,
         )
+
+
+def _drifts(core: Any) -> Counter[str]:
+    """Over all classes; a detector that runs and saw none counts 0."""
+    totals: Counter[str] = Counter()
+    for engine in list(core.engines.values()):
+        totals.update({d.spec.name: engine.drift.counts[d.spec.name] for d in engine.detectors})
+    return totals

@@ -163,6 +163,17 @@ class AlertSettings(Section):
         return self
 
 
+class DriftSettings(Section):
+    """Whether detectors' scores are watched for drift, a signal in metrics and the log; see decision 0017."""
+
+    enabled: bool = Field(True, description="Needs outputs.scores.")
+    delta: float = Field(
+        0.002, gt=0, lt=1, description="Chance at which two means differ by accident (ADWIN); lower = fewer drifts."
+    )
+    devices_max: int = Field(1024, ge=1, le=65536, description="Devices of one class that are watched at most.")
+    idle_s: float = Field(3600.0, ge=0, description="Event time without a window that frees a device's place.")
+
+
 class OutputSettings(Section):
     """What the worker publishes besides alerts and dead letters."""
 
@@ -205,6 +216,7 @@ class Settings(BaseSettings):
         DetectorSettings(name="river", alerts="never"),
     )
     alerts: AlertSettings = AlertSettings()
+    drift: DriftSettings = DriftSettings()
     outputs: OutputSettings = OutputSettings()
     schemas: SchemaSettings = SchemaSettings()
     service: ServiceSettings = ServiceSettings()

@@ -88,11 +88,35 @@ class DeadLetter:
         return [(name, text.encode()) for name, text in pairs.items()]
 
 
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A detector's scores of a device changed their mean. ts_us : end of the window that showed it, event time;
+    before, after : the means of windows' peaks, cut at `detectors.drift.HIGHEST`."""
+
+    device_id: str
+    catalog: str
+    detector: str
+    ts_us: int
+    before: float
+    after: float
+
+    @property
+    def sentence(self) -> str:
+        """In plain words, one line."""
+        way = "rose" if self.after > self.before else "fell"
+        when = datetime.fromtimestamp(self.ts_us / 1e6, UTC).isoformat(timespec="seconds")
+        return (
+            f"{self.device_id} ({self.catalog}): the surprise of {self.detector} {way} from "
+            f"{self.before:.2f} to {self.after:.2f} on average, seen at {when}"
+        )
+
+
 @dataclass(slots=True)
 class Effects:
     """Everything that a batch led to, in order within each list.
 
     alert_times_us : for each alert, the event time and the record's broker time of its row, for latencies.
+    drifts : not published; see decision 0017.
     """
 
     features: list[Message] = field(default_factory=list)
@@ -101,7 +125,9 @@ class Effects:
     alerts: list[Alert] = field(default_factory=list)
     alert_times_us: list[tuple[int, int]] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
 
     @property
     def records(self) -> int:
+        """How many there are to publish."""
         return len(self.features) + len(self.scores) + len(self.late) + len(self.alerts) + len(self.dead)

@@ -30,6 +30,7 @@ from streams.core.devices import (
     DeviceTable,
     place,
 )
+from streams.core.drifting import DriftSpec, DriftStage
 from streams.core.effects import DeadLetter, Effects
 from streams.core.features import FeatureEncoder, encode_scores, window_slots
 from streams.core.layout import Layout, Piece, shared
@@ -104,6 +105,7 @@ class EngineSpec:
 
     scores_min_surprise : a window's scores below this are not published; None = no scores at all.
     partitions : of the inputs: a device's frames on another than its id's are refused. 0 = not looked at.
+    drift : None = detectors' scores are not watched.
     """
 
     windows: WindowSpec
@@ -114,6 +116,7 @@ class EngineSpec:
     devices_max: int = 2_000_000
     partitions: int = 0
     block_values: int = 64 * 1024
+    drift: DriftSpec | None = None
 
 
 def layout(
@@ -174,6 +177,8 @@ class Engine:
         self.devices = DeviceTable(min(1024, spec.devices_max))
         opinions = 0 if spec.scores_min_surprise is None else len(detectors)
         self.windows = WindowStage(spec.windows, catalog, opinions)
+        followed = [d.spec.name for d in detectors] if opinions else []
+        self.drift = DriftStage(spec.drift, catalog.key, followed, spec.windows.hop_us)
         self.alerts = AlertStage(
             policy, lineup.open_rows[: lineup.alerting] or (policy.open_rows,) * lineup.alerting
         )
@@ -335,6 +340,7 @@ class Engine:
         keys = self.devices.keys(slots)
         spec, partition = self.spec, source.partition
         self.windows_closed += len(closed)
+        effects.drifts += self.drift.see(closed.head, closed.peak, keys)
         if spec.features:
             values = self._encoder.encode(closed, keys)
             effects.features += [
@@ -434,6 +440,7 @@ class Engine:
                 stage.forget(held)
         for detector in self.bank:
             detector.forget(held)
+        self.drift.forget(held)
         return slots
 
     def restore_bank(self, slots: NDArray[np.int32], bank: NDArray[np.uint8], theirs: Layout) -> None:
@@ -446,6 +453,7 @@ class Engine:
         """Forget the devices of these slots."""
         for stage in (*self._stages(), *self.bank):
             stage.forget(slots)
+        self.drift.forget(slots)
         self._enrolled[slots[slots < len(self._enrolled)]] = False
         self.devices.release(slots)
 
