@@ -18,10 +18,13 @@ PEAKS = 64
 STRETCHES_MAX = 4096
 #: Stretches, peaks and shapes that the nominal law stands for before a device has shown its own.
 PRIOR_STRETCHES, PRIOR_PEAKS, PRIOR_SHAPES, PRIOR_SHAPE = 20.0, 5.0, 40.0, 0.05
+#: ... and peaks that one is never less sure of a tail's scale than.
+UNSURE = 15.0
 #: One in so many stretches belongs to the tail at most.
 TAIL = 8
 SHAPE_MIN, SHAPE_MAX = -0.5, 0.9
-_SIGMA = 1.0 / math.log(10.0)  # mean excess of a surprise whose p is right
+#: Mean excess of a surprise whose p is right.
+NOMINAL_SCALE = 1.0 / math.log(10.0)
 _LEAST = 0.05  # where a tail may begin at the lowest
 
 # Words of a slot behind its peaks, float32: stretches, peaks, rows of the open window, windows of the open stretch
@@ -32,11 +35,11 @@ _LEAST = 0.05  # where a tail may begin at the lowest
 )
 W_TOP = PEAKS + 10
 # Parameters of the kernel.
-P_ROWS, P_WINDOWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES = range(6)
+P_ROWS, P_WINDOWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES, P_SCALE_MIN = range(7)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> None:
+def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float, scale_min: float) -> None:
     """Fit a slot's tail to its peaks: a generalised Pareto law by probability-weighted moments.
 
     The shape leans towards `PRIOR_SHAPE`. 1 / (number of peaks) is added to it: the law of the next excess when the
@@ -48,7 +51,7 @@ def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> Non
     if k < 1:
         start = math.log10(looks) + 1.0
         row[W_FROM], row[W_SURPRISE] = start, math.log10(stretch_rows) + 1.0
-        row[W_SCALE], row[W_SHAPE] = _SIGMA, PRIOR_SHAPE + 1.0 / PRIOR_PEAKS
+        row[W_SCALE], row[W_SHAPE] = NOMINAL_SCALE, PRIOR_SHAPE + 1.0 / UNSURE
         return
     start = max(np.float64(row[m - k - 1]), _LEAST)
     first = 0.0
@@ -60,22 +63,22 @@ def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> Non
     first /= k
     second /= k
     apart = first - 2.0 * second
-    shape = 2.0 - first / apart if apart > 1e-9 else SHAPE_MAX
-    shape = min(max(shape, SHAPE_MIN), SHAPE_MAX)
+    shape = 2.0 - first / apart if apart > 1e-9 * first else SHAPE_MAX
+    shape = min(max(shape, SHAPE_MIN), SHAPE_MAX) if first > 0.0 else PRIOR_SHAPE
     shape = (k * shape + PRIOR_SHAPES * PRIOR_SHAPE) / (k + PRIOR_SHAPES)
-    mean = (k * first + PRIOR_PEAKS * _SIGMA) / (k + PRIOR_PEAKS)
+    mean = (k * first + PRIOR_PEAKS * NOMINAL_SCALE) / (k + PRIOR_PEAKS)
     nominal = min(1.0, looks * 10.0**-start)
     rate = (k + PRIOR_STRETCHES * nominal) / (stretches + PRIOR_STRETCHES)
     row[W_FROM] = start
     row[W_SURPRISE] = math.log10(stretch_rows / rate)
-    row[W_SCALE] = max(mean * (1.0 - shape), 1e-3)
-    row[W_SHAPE] = shape + 1.0 / (k + PRIOR_PEAKS)
+    row[W_SCALE] = max(mean * (1.0 - shape), scale_min)
+    row[W_SHAPE] = shape + 1.0 / (k + UNSURE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fit(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
     stretch_rows = prm[P_ROWS] * prm[P_WINDOWS]
-    fit_tail(row, stretch_rows / prm[P_CONFIRM], stretch_rows)
+    fit_tail(row, stretch_rows / prm[P_CONFIRM], stretch_rows, prm[P_SCALE_MIN])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -105,16 +108,16 @@ def _nominal(level: float, row: NDArray[np.float32]) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _insert(row: NDArray[np.float32], peak: np.float32) -> None:
-    """Put a peak among the slot's largest, which ascend."""
+    """Put a peak among the slot's largest, which ascend; once some were left out, only one above the least."""
     m = np.int64(row[W_PEAKS])
-    if m < PEAKS:
+    if m < PEAKS and (m + 1 >= row[W_STRETCHES] or peak > row[0]):
         j = m
         while j > 0 and row[j - 1] > peak:
             row[j] = row[j - 1]
             j -= 1
         row[j] = peak
         row[W_PEAKS] = m + 1
-    elif peak > row[0]:
+    elif m == PEAKS and peak > row[0]:
         j = np.int64(0)
         while j + 1 < PEAKS and row[j + 1] < peak:
             row[j] = row[j + 1]
@@ -209,6 +212,8 @@ class TailCalibration:
     windows : of a stretch: what an alert covers until the next one may open, at least.
     hold : calibrated surprise from which a stretch is taken for a fault.
     hold_stretches : of a fault that are not learnt.
+    scale_min : least mean excess of the tail. `NOMINAL_SCALE` for a detector whose surprises are right by
+        declaration: what never happened does not become stranger for it.
     tries : how many detectors are asked: each gets its share of the budget (Bonferroni).
 
     Notes
@@ -232,24 +237,28 @@ class TailCalibration:
         windows: int = 1,
         hold: float = 6.0,
         hold_stretches: int = 30,
+        scale_min: float = 1e-3,
         tries: int = 1,
     ) -> None:
         if not 1 <= confirm_rows <= window_rows:
             raise ValueError(f"confirm_rows must lie in 1..window_rows ({window_rows}), not {confirm_rows}")
         if not (1 <= window_rows <= 100_000 and 1 <= windows <= 100_000):
             raise ValueError(f"window_rows and windows must lie in 1..100000, not {window_rows}, {windows}")
-        if not 0.0 < hold <= CAP or hold_stretches < 0 or tries < 1:
-            raise ValueError(f"hold {hold}, hold_stretches {hold_stretches}, tries {tries}: out of range")
+        if not 0.0 < hold <= CAP or hold_stretches < 0 or tries < 1 or scale_min <= 0.0:
+            raise ValueError(
+                f"hold {hold}, hold_stretches {hold_stretches}, tries {tries}, scale_min {scale_min}: out of range"
+            )
         self.params = {
             "confirm_rows": confirm_rows,
             "window_rows": window_rows,
             "windows": windows,
             "hold": float(hold),
             "hold_stretches": hold_stretches,
+            "scale_min": scale_min,
         }
         self._confirm = confirm_rows
         self._prm = np.array(
-            [window_rows, windows, confirm_rows, hold, hold_stretches, math.log10(tries)], np.float64
+            [window_rows, windows, confirm_rows, hold, hold_stretches, math.log10(tries), scale_min], np.float64
         )
         self._rows: NDArray[np.float32] = np.zeros((0, W_TOP + confirm_rows), np.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from detectors.calibration import TailCalibration
+from detectors.calibration import NOMINAL_SCALE, TailCalibration
 from detectors.cohorts import Enrolling
 from detectors.protocol import Detector
 from detectors.registry import make_detector, rate_of
@@ -138,7 +138,7 @@ def detector_factory(settings: Settings) -> DetectorFactory:
             tuple(detector for detector, _ in sample),
             tuple(window),
             len(alerting),
-            tuple(_calibration(policy, entry, n, tries) for n in rows) if calibrate else (),
+            tuple(_calibration(policy, entry, d.spec.name, n, tries) for d, n in sample) if calibrate else (),
             rows,
             policy,
         )
@@ -146,7 +146,7 @@ def detector_factory(settings: Settings) -> DetectorFactory:
     return make
 
 
-def _calibration(policy: PolicySpec, entry: Catalog, open_rows: int, tries: int) -> TailCalibration:
+def _calibration(policy: PolicySpec, entry: Catalog, name: str, open_rows: int, tries: int) -> TailCalibration:
     """As the alert policy counts: strange rows within the time to confirm, one alert until the next may open."""
     rows = max(round(policy.confirm_us / (entry.period_ms * 1000)), 1)
     windows = max(round((policy.resolve_us + policy.cooldown_us) / max(policy.confirm_us, 1)), 1)
@@ -154,6 +154,7 @@ def _calibration(policy: PolicySpec, entry: Catalog, open_rows: int, tries: int)
         confirm_rows=open_rows,
         window_rows=min(max(rows, open_rows), WINDOW_ROWS_MAX),
         windows=min(windows, WINDOWS_MAX),
+        scale_min=NOMINAL_SCALE if name == "rules" else 1e-3,
         tries=tries,
     )
 
