@@ -178,4 +178,4 @@ def test_our_models_are_of_our_entries_watched_signals(key):
     model = catalog.relations_model(key)
     assert model["columns"] == [entry.columns[i] for i in entry.monitored]
     made = detector_factory(settings.load(environ={}))(entry)
-    assert names(made.sample)[0] == "relations"
+    assert "relations" in names(made.sample)
