@@ -1,6 +1,7 @@
 """One path online and offline: a file replayed through Kafka and a worker gets the scores of `fleetwatch score`."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_a_file_through_kafka_and_a_worker_gets_the_scores_that_the_command_give
     messages = read_all(settings, topics(settings).alerts.name)
     alerts = [Alert.from_message(m.value(), m.headers()) for m in messages]
     flags = [0, *(int(row["alert"]) for row in offline)]
-    turns = [(b, int(ts_us[i])) for i, (a, b) in enumerate(zip(flags, flags[1:], strict=False)) if a != b]
+    turns = [(b, int(ts_us[i])) for i, (a, b) in enumerate(itertools.pairwise(flags)) if a != b]
     told = [(int(a.state is AlertState.OPEN), a.ts_us) for a in alerts if a.state is not AlertState.UPDATE]
     assert turns == told
     assert sum(on for on, _ in turns) >= 2
