@@ -35,11 +35,11 @@ _LEAST = 0.05  # where a tail may begin at the lowest
 )
 W_TOP = PEAKS + 10
 # Parameters of the kernel.
-P_ROWS, P_WINDOWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES, P_SCALE_MIN = range(7)
+P_ROWS, P_WINDOWS, P_CONFIRM, P_HOLD, P_HOLD_STRETCHES, P_TRIES, P_TRUST = range(7)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float, scale_min: float) -> None:
+def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> None:
     """Fit a slot's tail to its peaks: a generalised Pareto law by probability-weighted moments.
 
     The shape leans towards `PRIOR_SHAPE`. 1 / (number of peaks) is added to it: the law of the next excess when the
@@ -71,14 +71,14 @@ def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float, scale_
     rate = (k + PRIOR_STRETCHES * nominal) / (stretches + PRIOR_STRETCHES)
     row[W_FROM] = start
     row[W_SURPRISE] = math.log10(stretch_rows / rate)
-    row[W_SCALE] = max(mean * (1.0 - shape), scale_min)
+    row[W_SCALE] = max(mean * (1.0 - shape), 1e-3)
     row[W_SHAPE] = shape + 1.0 / (k + UNSURE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fit(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
     stretch_rows = prm[P_ROWS] * prm[P_WINDOWS]
-    fit_tail(row, stretch_rows / prm[P_CONFIRM], stretch_rows, prm[P_SCALE_MIN])
+    fit_tail(row, stretch_rows / prm[P_CONFIRM], stretch_rows)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -94,6 +94,13 @@ def calibrated(surprise: float, row: NDArray[np.float32]) -> float:
         return min(CAP, base + excess / math.log(10.0))
     inner = 1.0 + shape * excess
     return min(CAP, base + math.log10(inner) / shape) if inner > 0.0 else CAP
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _level(surprise: float, row: NDArray[np.float32], prm: NDArray[np.float64]) -> float:
+    """Between the detector's own surprise and the tail's, the nearer to this the more stretches were seen."""
+    own = prm[P_TRUST] / max(prm[P_TRUST] + row[W_STRETCHES], 1.0)
+    return own * surprise + (1.0 - own) * calibrated(surprise, row)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -139,7 +146,7 @@ def _end_window(row: NDArray[np.float32], prm: NDArray[np.float64]) -> None:
     row[W_BEST] = np.float32(0)
     row[W_WINDOWS] = np.float32(0)
     take = True
-    if calibrated(np.float64(peak), row) >= prm[P_HOLD]:
+    if _level(np.float64(peak), row, prm) >= prm[P_HOLD]:
         row[W_HELD] = min(row[W_HELD] + np.float32(1), np.float32(1e6))
         take = row[W_HELD] == np.float32(1) or row[W_HELD] > prm[P_HOLD_STRETCHES]
         peak = min(peak, np.float32(_nominal(prm[P_HOLD], row)))
@@ -177,7 +184,7 @@ def _update(
         if row[W_FROM] == np.float32(0):
             _fit(row, prm)
             row[W_TOP : W_TOP + confirm] = np.float32(-1)
-        surprise[i] = max(calibrated(np.float64(told), row) - prm[P_TRIES], 0.0)
+        surprise[i] = max(_level(np.float64(told), row, prm) - prm[P_TRIES], 0.0)
         if told > row[W_TOP]:
             j = W_TOP
             while j + 1 < W_TOP + confirm and row[j + 1] < told:
@@ -212,8 +219,9 @@ class TailCalibration:
     windows : of a stretch: what an alert covers until the next one may open, at least.
     hold : calibrated surprise from which a stretch is taken for a fault.
     hold_stretches : of a fault that are not learnt.
-    scale_min : least mean excess of the tail. `NOMINAL_SCALE` for a detector whose surprises are right by
-        declaration: what never happened does not become stranger for it.
+    trust : stretches that the detector's own law is worth: the calibrated surprise is the mean of its own and of
+        what the device's tail says, weighed by `trust` and by the stretches seen. Large for a detector whose
+        surprises are right by declaration or training, small for one whose p-values are formal.
     tries : how many detectors are asked: each gets its share of the budget (Bonferroni).
 
     Notes
@@ -237,16 +245,16 @@ class TailCalibration:
         windows: int = 1,
         hold: float = 6.0,
         hold_stretches: int = 30,
-        scale_min: float = 1e-3,
+        trust: float = 0.0,
         tries: int = 1,
     ) -> None:
         if not 1 <= confirm_rows <= window_rows:
             raise ValueError(f"confirm_rows must lie in 1..window_rows ({window_rows}), not {confirm_rows}")
         if not (1 <= window_rows <= 100_000 and 1 <= windows <= 100_000):
             raise ValueError(f"window_rows and windows must lie in 1..100000, not {window_rows}, {windows}")
-        if not 0.0 < hold <= CAP or hold_stretches < 0 or tries < 1 or scale_min <= 0.0:
+        if not 0.0 < hold <= CAP or hold_stretches < 0 or tries < 1 or not trust >= 0.0:
             raise ValueError(
-                f"hold {hold}, hold_stretches {hold_stretches}, tries {tries}, scale_min {scale_min}: out of range"
+                f"hold {hold}, hold_stretches {hold_stretches}, tries {tries}, trust {trust}: out of range"
             )
         self.params = {
             "confirm_rows": confirm_rows,
@@ -254,11 +262,11 @@ class TailCalibration:
             "windows": windows,
             "hold": float(hold),
             "hold_stretches": hold_stretches,
-            "scale_min": scale_min,
+            "trust": float(trust),
         }
         self._confirm = confirm_rows
         self._prm = np.array(
-            [window_rows, windows, confirm_rows, hold, hold_stretches, math.log10(tries), scale_min], np.float64
+            [window_rows, windows, confirm_rows, hold, hold_stretches, math.log10(tries), trust], np.float64
         )
         self._rows: NDArray[np.float32] = np.zeros((0, W_TOP + confirm_rows), np.float32)
 

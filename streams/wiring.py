@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from detectors.calibration import NOMINAL_SCALE, TailCalibration
+from detectors.calibration import TailCalibration
 from detectors.cohorts import Enrolling
 from detectors.protocol import Detector
 from detectors.registry import make_detector, rate_of
@@ -32,6 +32,9 @@ MONTH_US = 30 * 86_400_000_000
 CONFIRM_ROWS, RESOLVE_ROWS, COOLDOWN_ROWS = 32, 12, 24
 #: Rows of a calibration's window, and windows of its stretch, at most.
 WINDOW_ROWS_MAX, WINDOWS_MAX = 512, 64
+#: Stretches that a detector's own law is worth (`TailCalibration`): rules are right by declaration, relations by
+#: training, novelty by the public series that its law was fitted to. Nothing is known of the others'.
+TRUST = {"rules": 1e6, "novelty": 500.0, "relations": 100.0}
 
 
 def budget_surprise(budget: float, period_us: float) -> float:
@@ -149,12 +152,12 @@ def detector_factory(settings: Settings) -> DetectorFactory:
 def _calibration(policy: PolicySpec, entry: Catalog, name: str, open_rows: int, tries: int) -> TailCalibration:
     """As the alert policy counts: strange rows within the time to confirm, one alert until the next may open."""
     rows = max(round(policy.confirm_us / (entry.period_ms * 1000)), 1)
-    windows = max(round((policy.resolve_us + policy.cooldown_us) / max(policy.confirm_us, 1)), 1)
+    windows = max(math.ceil((policy.resolve_us + policy.cooldown_us) / max(policy.confirm_us, 1)), 1)
     return TailCalibration(
         confirm_rows=open_rows,
         window_rows=min(max(rows, open_rows), WINDOW_ROWS_MAX),
         windows=min(windows, WINDOWS_MAX),
-        scale_min=NOMINAL_SCALE if name == "rules" else 1e-3,
+        trust=TRUST.get(name, 0.0),
         tries=tries,
     )
 

@@ -11,9 +11,9 @@ SIGMA = 1.0 / math.log(10.0)
 class Tail:
     """One slot. A stretch is `windows` windows of `window_rows` rows."""
 
-    def __init__(self, confirm_rows, window_rows, windows, hold=6.0, hold_stretches=30):
+    def __init__(self, confirm_rows, window_rows, windows, hold=6.0, hold_stretches=30, trust=0.0):
         self.confirm, self.window_rows, self.windows = confirm_rows, window_rows, windows
-        self.hold, self.hold_stretches = hold, hold_stretches
+        self.hold, self.hold_stretches, self.trust = hold, hold_stretches, trust
         self.rows, self.window_peaks, self.peaks = [], [], []
         self.stretches = self.held = 0
         self.fit()
@@ -40,6 +40,10 @@ class Tail:
         self.scale, self.shape = max(mean * (1.0 - shape), 1e-3), shape + 1.0 / (k + 15.0)
 
     def level(self, surprise):
+        own = self.trust / max(self.trust + self.stretches, 1.0)
+        return own * surprise + (1.0 - own) * self.by_tail(surprise)
+
+    def by_tail(self, surprise):
         if surprise <= self.start:
             return self.surprise * surprise / self.start
         inner = 1.0 + self.shape * (surprise - self.start) / self.scale
