@@ -75,6 +75,15 @@ def _crowd(words: NDArray[np.int64], ts: int, prm: NDArray[np.float64]) -> tuple
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _any_there(row: NDArray[np.float32]) -> bool:
+    """Whether a row has a value at all."""
+    present = False
+    for j in range(len(row)):
+        present |= abs(row[j]) < HUGE
+    return present
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _moves(row: NDArray[np.float32], counts: NDArray[np.int32], figures: NDArray[np.float32]) -> tuple[int, int]:
     """Columns present that ever changed, and those of them that change now."""
     known = 0
@@ -104,6 +113,25 @@ def _impossible(
         return False, 0.0
     nearest = np.float64(last) + (allowed if moved > 0.0 else -allowed)
     return True, min(max(nearest, np.float64(declared[D_LOW, j])), np.float64(declared[D_HIGH, j]))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _ordinary(
+    x: np.float32, j: int, reach_s: float, declared: NDArray[np.float32], figures: NDArray[np.float32]
+) -> bool:
+    """Whether a value is new, possible, and comes right after the last, as nearly all do; then it is kept.
+
+    Nothing else is done than `_follow` would do, only sooner. reach_s : time that a change may have taken.
+    """
+    last = figures[LAST, j]
+    if x == last or figures[AGE, j] != 0.0 or x < declared[D_LOW, j] or x > declared[D_HIGH, j]:
+        return False
+    if abs(np.float64(x) - np.float64(last)) > np.float64(declared[D_RATE, j]) * reach_s:
+        return False
+    figures[OTHER, j] = last
+    figures[LAST, j] = x
+    figures[HELD, j] = 0.0
+    return True
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -174,14 +202,12 @@ def update_rows(
         slot = np.int64(slots[i])
         if slot < 0 or slot >= len(counts):
             return i
-        present = False
-        for j in range(d):
-            present |= abs(values[i, j]) < HUGE
-        if not present:
+        if not _any_there(values[i]):
             continue
         count = counts[slot]
         figure = figures[slot]
         step_s, flood = _crowd(words[slot], ts_us[i], prm) if timed else (FAR, False)
+        reach_s = max(step_s, prm[P_PERIOD_S]) if step_s > 0.0 and step_s <= prm[P_GAP_S] else np.inf
         known, moved = _moves(values[i], count, figure) if follows else (0, 0)
         best = -1.0
         for j in range(d):
@@ -192,11 +218,11 @@ def update_rows(
             if abs(x) < HUGE:
                 count[RUN, j] = 0
                 count[SEEN, j] = min(seen + 1, known_rows)
-                if follows:
+                if follows and not (seen > 0 and _ordinary(x, j, reach_s, declared, figure)):
                     others = known - np.int64(figure[OTHER, j] != figure[LAST, j])
                     idle = others >= 3 and 4 * moved < others
                     own, target = _follow(x, j, step_s, idle, seen == 0, declared, prm, figure)
-                elif x < declared[D_LOW, j] or x > declared[D_HIGH, j]:
+                elif not follows and (x < declared[D_LOW, j] or x > declared[D_HIGH, j]):
                     own = prm[P_IMPOSSIBLE]
                     target = np.float64(declared[D_LOW, j] if x < declared[D_LOW, j] else declared[D_HIGH, j])
             else:
