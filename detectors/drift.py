@@ -81,8 +81,8 @@ class DriftWatch:
 
     Notes
     -----
-    Some 0.9 us a window and 4 KiB a device, for each detector (river 0.26, CPU time). river's ADWIN begins anew after
-    a drift, where the paper's keeps the newer part.
+    Some 0.9 us a window and 4 KiB a device, for each detector (river 0.26, CPU time). river's ADWIN begins anew
+    after a drift, where the paper's keeps the newer part.
 
     References
     ----------
