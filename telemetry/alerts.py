@@ -60,6 +60,11 @@ class GuiltySignal:
     expected: float
     surprise: float
 
+    @property
+    def residual(self) -> float:
+        """Observed less expected."""
+        return self.observed - self.expected
+
 
 @dataclass(frozen=True, slots=True)
 class Alert:
@@ -84,6 +89,7 @@ class Alert:
     partition: int
     offset_first: int
     offset_last: int
+    warming: bool = False
 
     @property
     def device_class(self) -> str:
@@ -107,6 +113,7 @@ class Alert:
             "severity": self.severity.value,
             "score": _number(self.score),
             "confidence": _number(self.confidence),
+            "warming": self.warming,
             "onset": rfc3339(self.onset_us),
             "ts": rfc3339(self.ts_us),
             "window_us": self.window_us,
@@ -116,6 +123,7 @@ class Alert:
                     "unit": s.unit,
                     "observed": _number(s.observed),
                     "expected": _number(s.expected),
+                    "residual": _number(s.residual),
                     "surprise": _number(s.surprise),
                 }
                 for s in self.signals
@@ -203,6 +211,7 @@ class Alert:
             partition=evidence.integer("partition"),
             offset_first=evidence.integer("offset_first"),
             offset_last=evidence.integer("offset_last"),
+            warming=bool(top.value.get("warming", False)),
         )
         if top.text("class") != alert.device_class:
             raise ValueError(f"data.class is {data['class']!r}, the catalogue entry is {alert.catalog!r}")
@@ -218,15 +227,16 @@ _SIGNAL_FIELDS: Final = ("signal", "unit", "observed", "expected", "surprise")
 
 
 class _Fields:
-    """Reads one JSON object of exactly the named fields; every getter raises ValueError on another type."""
+    """Reads one JSON object that has the named fields; every getter raises ValueError on another type.
+
+    Fields of a later version are passed over.
+    """
 
     def __init__(self, value: Any, where: str, names: Sequence[str]) -> None:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is not an object")  # noqa: TRY004
         if missing := [name for name in names if name not in value]:
             raise ValueError(f"{where} lacks {', '.join(missing)}")
-        if unknown := sorted(set(value) - set(names)):
-            raise ValueError(f"{where} has unknown fields: {', '.join(unknown)}")
         self.value: Mapping[str, Any] = value
         self._where = where
 
@@ -301,17 +311,26 @@ def micros_of(text: str) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def sentence(device_id: str, kind: str, signals: Sequence[GuiltySignal]) -> str:
-    """The alert in plain words, from its guiltiest signal (the first)."""
+def sentence(
+    device_id: str, kind: str, signals: Sequence[GuiltySignal], others: int = 0, *, warming: bool = False
+) -> str:
+    """The alert in plain words, from its guiltiest signal (the first).
+
+    others : signals besides this one that the expected value was inferred from; 0 = from its own past.
+    """
+    return _whole(device_id, kind, signals, others) + ("; still warming to this device" if warming else "")
+
+
+def _whole(device_id: str, kind: str, signals: Sequence[GuiltySignal], others: int) -> str:
     if not signals:
         if kind == "flood":
             return f"{device_id} sends far more often than its class does"
         return f"{device_id} behaves unlike itself ({kind})"
     more = f"; also {', '.join(humanise(s.signal) for s in signals[1:])}" if len(signals) > 1 else ""
-    return _about(kind, signals[0]) + more
+    return _about(kind, signals[0], others) + more
 
 
-def _about(kind: str, signal: GuiltySignal) -> str:
+def _about(kind: str, signal: GuiltySignal, others: int) -> str:
     name, unit, observed, expected = humanise(signal.signal), signal.unit, signal.observed, signal.expected
     if math.isnan(observed):
         return f"{name} stopped reporting"
@@ -336,7 +355,8 @@ def _about(kind: str, signal: GuiltySignal) -> str:
     places = magnitude(observed, expected)
     side = "above" if delta > 0 else "below"
     gap = f"{figure(abs(delta))} points" if unit == "%" else figure(abs(delta), unit)
+    implied = "the other signal implies" if others == 1 else f"the other {others} signals imply"
     return (
-        f"{name} is {gap} {side} what was expected "
+        f"{name} is {gap} {side} what {implied if others else 'was expected'} "
         f"({figure(observed, unit, places)}, expected {figure(expected, unit, places)})"
     )

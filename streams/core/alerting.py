@@ -28,7 +28,15 @@ from telemetry.alerts import Alert, AlertState, GuiltySignal, Severity, rfc3339,
 from telemetry.catalog import Catalog
 
 #: What sort of anomaly a detector's alerts are, in a word; of `rules` it is the rule that was broken.
-KINDS = {"ewma": "spike", "robust": "shift", "relations": "relation"}
+KINDS = {
+    "ewma": "spike",
+    "robust": "shift",
+    "relations": "relation",
+    "covariance": "relation",
+    "novelty": "novelty",
+}
+#: A device is settled after so many rows of its class, and so many times the time in which there are no alerts.
+SETTLED_ROWS, SETTLED_WARMUPS = 300, 5
 _STATES = {OPENED: AlertState.OPEN, UPDATED: AlertState.UPDATE}
 
 
@@ -52,6 +60,7 @@ class AlertWriter:
 
     def __init__(self, catalog: Catalog, detectors: tuple[DetectorSpec, ...], spec: PolicySpec) -> None:
         self._catalog, self._detectors, self._spec = catalog, detectors, spec
+        self._settled_us = max(SETTLED_WARMUPS * spec.warmup_us, SETTLED_ROWS * round(catalog.period_ms * 1000))
 
     def _severity(self, score: float) -> Severity:
         if score >= self._spec.critical_surprise:
@@ -60,8 +69,7 @@ class AlertWriter:
 
     def _confidence(self, age_us: int) -> float:
         """Below 1 while the detectors still get to know the device."""
-        settled_us = 5 * self._spec.warmup_us
-        return 1.0 if age_us >= settled_us else round(max(age_us, 0) / settled_us, 3)
+        return 1.0 if age_us >= self._settled_us else round(max(age_us, 0) / self._settled_us, 3)
 
     def _signals(self, words: NDArray[np.int64], figures: NDArray[np.float32]) -> tuple[GuiltySignal, ...]:
         found = []
@@ -87,13 +95,15 @@ class AlertWriter:
     ) -> Alert:
         """The alert of one event (`streams.core.alert_policy`) at one row.
 
-        first_ts_us : the device's first event time: until five warm-ups have passed its alerts are less certain.
+        first_ts_us : the device's first event time: until it is settled its alerts are less certain, and say so.
         """
         detector = self._detectors[int(words[V_EPISODE + E_DETECTOR])]
         signals = self._signals(words, figures)
         kind = kind_of(detector, signals)
         onset_us = int(words[V_EPISODE + E_ONSET])
         score = float(figures[G_PEAK])
+        confidence = self._confidence(ts_us - first_ts_us)
+        others = len(self._catalog.monitored) - 1 if kind == "relation" else 0
         state = _STATES.get(int(words[V_KIND]), AlertState.RESOLVED)
         episode = f"{device_id}/{rfc3339(onset_us)}"
         if self._spec.frames:
@@ -106,16 +116,17 @@ class AlertWriter:
             state=state,
             severity=self._severity(score),
             score=score,
-            confidence=self._confidence(ts_us - first_ts_us),
+            confidence=confidence,
             onset_us=onset_us,
             ts_us=ts_us,
             window_us=ts_us - onset_us,
             signals=signals,
-            sentence=sentence(device_id, kind, signals),
+            sentence=sentence(device_id, kind, signals, others, warming=confidence < 1.0),
             detector=detector.name,
             detector_version=detector.version,
             topic=topic,
             partition=partition,
             offset_first=int(words[V_EPISODE + E_ONSET_OFFSET]),
             offset_last=offset,
+            warming=confidence < 1.0,
         )

@@ -95,3 +95,20 @@ def test_other_signals_are_named_and_none_is_the_device_itself() -> None:
     assert told == "a b is 1 above what was expected (2.00, expected 1.00); also speed"
     assert sentence("gpu-1", "pattern", ()) == "gpu-1 behaves unlike itself (pattern)"
     assert sentence("gpu-1", "flood", ()) == "gpu-1 sends far more often than its class does"
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [(17, "what the other 17 signals imply"), (1, "what the other signal implies"), (0, "what was expected")],
+)
+def test_a_relation_is_told_by_those_who_imply_it(others, said):
+    low = GuiltySignal("Vehicle.Powertrain.TractionBattery.CellVoltage.Min", "V", 3.42, 3.73, 9.0)
+    told = sentence("veh-1", "relation", [low], others)
+    assert told == f"traction battery cell voltage min is 0.31 V below {said} (3.42 V, expected 3.73 V)"
+
+
+def test_an_alert_of_a_new_device_says_that_it_is_new():
+    low = GuiltySignal("Vehicle.Speed", "km/h", 3.0, 4.0, 9.0)
+    assert sentence("veh-1", "shift", [low], warming=True).endswith(
+        "expected 4.00 km/h); still warming to this device"
+    )
