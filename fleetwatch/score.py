@@ -25,6 +25,8 @@ from telemetry.errors import SettingsError
 from telemetry.settings import AlertSettings, Settings
 
 _DAY_US = 86_400_000_000
+#: Values of a run whose cost is worth telling.
+_MEASURED = 1000
 
 
 def with_budget(settings: Settings, budget: float) -> Settings:
@@ -133,22 +135,20 @@ class Reader:
         return f"{self.table.path}: {self.table.where(self._rows + row)}: column {self.table.header[column]!r}"
 
     def _numbers(self, column: int, cells: Any) -> NDArray[np.float64]:
+        name = self.table.header[column]
+
         def complain(row: int, text: str) -> None:
             self.bad_cells += 1
             if not self._lenient:
-                name = self.table.header[column]
-                hint = f"; if it is the time: --time {name!r}" if self.columns.time < 0 else ""
-                raise ScoreError(
-                    f"{self._place(row, column)}: {text[:60]!r} is no number (--lenient: missing){hint}"
-                )
+                hint = f"--time {name!r} if it is the time, " if self.columns.time < 0 else ""
+                hint += f"--ignore {name!r}, or --lenient: then such cells are missing"
+                raise ScoreError(f"{self._place(row, column)}: {text[:60]!r} is no number ({hint})")
 
         try:
             return numbers(cells, complain)
         except TypeError as exc:
-            name = self.table.header[column]
-            raise ScoreError(
-                f"{self.table.path}: column {name!r} holds {exc}, no numbers: --ignore {name!r}"
-            ) from exc
+            where = f"{self.table.path}: column {name!r}"
+            raise ScoreError(f"{where} holds {exc}, no numbers (to leave it out: --ignore {name!r})") from exc
 
     def _times(self, clock: Clock, cells: dict[int, Any]) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_]]:
         column = self.columns.time
@@ -157,9 +157,8 @@ class Reader:
         try:
             ts_us, timed = clock.read(cells[column])
         except TypeError as exc:
-            raise ScoreError(
-                f"{self.table.path}: column {self.table.header[column]!r} holds {exc}, no times"
-            ) from exc
+            where = f"{self.table.path}: column {self.table.header[column]!r}"
+            raise ScoreError(f"{where} holds {exc}, no times") from exc
         if not timed.all():
             row = int(np.argmin(timed))
             self.bad_cells += int(np.count_nonzero(~timed))
@@ -285,7 +284,7 @@ class Tally:
             who = f" ({self.signal})" if self.signal else ""
             parts[0] += f", largest score {self.score:.4g} at {self.at}{who}"
         parts += [f"{self.notes[i]:,} {NOTES[i]}" for i in range(1, len(NOTES)) if self.notes[i]]
-        if values:
+        if values >= _MEASURED:
             parts.append(f"{cpu_s / values * 1e9:,.0f} ns of CPU a value")
         return "; ".join(parts)
 

@@ -91,7 +91,7 @@ class Clock:
             try:
                 exact = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
             except pa.ArrowInvalid:  # beyond int64
-                return self._numbers(column.cast(pa.float64()))
+                return self._numbers(column.cast(pa.float64(), safe=False))
             if not self._ticks:
                 self._see(exact[column.is_valid().to_numpy(zero_copy_only=False)])
             ticks = self._ticks or 1
