@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -33,11 +35,37 @@ def healthy_rows(entry: Catalog, frames: dict[bytes, list[NDArray[np.float32]]])
     return found
 
 
+def cohorts_of(devices: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[tuple[dict[str, str], list[bytes]]]:
+    """Each combination of what devices declare under these keys, and the ids of those who declare it.
+
+    devices : records of the schema "device".
+
+    Raises
+    ------
+    UsageError : no device declares one of the keys.
+    """
+    said = {
+        d["device_id"].encode(): {"model": d["model"], "firmware": d["firmware"], **d["attributes"]}
+        for d in devices
+    }
+    for key in by:
+        if not any(key in each for each in said.values()):
+            known = sorted({name for each in said.values() for name in each})
+            raise click.UsageError(f"--by {key}: no device declares it; they declare {', '.join(known)}")
+    found: dict[tuple[str, ...], list[bytes]] = defaultdict(list)
+    for device, each in said.items():
+        found[tuple(each.get(key, "") for key in by)].append(device)
+    return [(dict(zip(by, values, strict=True)), ids) for values, ids in sorted(found.items())] if by else []
+
+
 @click.command()
 @click.argument("name", metavar="CLASS")
 @click.option("--count", default=120, show_default=True, type=click.IntRange(5), help="Healthy devices.")
 @click.option("--minutes", default=40.0, show_default=True, help="Event time of the run.")
 @click.option("--seed", default=99, show_default=True, help="Not the one that the model is tried on.")
+@click.option(
+    "--by", multiple=True, metavar="KEY", help="Also learn each cohort of devices that declare the same KEY."
+)
 @click.option(
     "-o",
     "--output",
@@ -45,7 +73,9 @@ def healthy_rows(entry: Catalog, frames: dict[bytes, list[NDArray[np.float32]]])
     help="Default: <class>-<version>.relations.json",
 )
 @click.pass_obj
-def train(config: Path | None, name: str, count: int, minutes: float, seed: int, output: Path | None) -> None:
+def train(
+    config: Path | None, name: str, count: int, minutes: float, seed: int, by: tuple[str, ...], output: Path | None
+) -> None:
     """Learn how the signals of CLASS hang together, from a simulated healthy fleet.
 
     The model is what the `relations` detector judges by: put the file beside the catalogue entry, in a folder of
@@ -54,10 +84,12 @@ def train(config: Path | None, name: str, count: int, minutes: float, seed: int,
     \b
     Example:
       fleetwatch train vehicle.ev --count 120 --minutes 40
+      fleetwatch train vehicle.ev --by model --by firmware
     """
     known = catalogs.load(settings_module.load(config).catalog.paths)
     entry = known.latest(name)
     fleet = make_fleet(entry.key, count, known, seed=seed, start_us=START_US, gap_rate_per_hour=0.0)
+    parts = cohorts_of(fleet.devices(), by)
     frames: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
     steps = max(1, round(minutes * 60e6 / fleet.frame_period_us))
     with click.progressbar(
@@ -67,11 +99,19 @@ def train(config: Path | None, name: str, count: int, minutes: float, seed: int,
             for out in fleet.step():
                 frames[out.key].append(decode_frame(out.value, len(entry.signals)).values)
     columns = [entry.columns[i] for i in entry.monitored]
+    rows = dict(zip(frames, healthy_rows(entry, frames), strict=True))
     try:
-        learnt = fit(columns, healthy_rows(entry, frames))
+        learnt = fit(columns, list(rows.values()))
+        cohorts = [
+            {"match": match} | fit(columns, [rows[key] for key in keys if key in rows]) for match, keys in parts
+        ]
     except ValueError as exc:
         raise click.UsageError(f"{exc}; ask for more --minutes or a larger --count") from exc
     model = {"catalog": entry.key, "source": f"simulated, seed {seed}"} | learnt
+    if cohorts:
+        model["cohorts"] = cohorts
     path = output or Path(entry.key.replace("/", "-") + ".relations.json")
     path.write_text(json.dumps(model, separators=(",", ":")) + "\n", encoding="utf-8")
     click.echo(f"{path}: {model['devices']} devices, {model['rows']} rows, {len(columns)} signals")
+    for cohort in cohorts:
+        click.echo(f"  {cohort['match']}: {cohort['devices']} devices, {cohort['rows']} rows")

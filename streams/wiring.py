@@ -8,7 +8,7 @@ from typing import Any
 from detectors.calibration import TailCalibration
 from detectors.cohorts import Enrolling
 from detectors.protocol import Detector
-from detectors.registry import make_detector, rate_of
+from detectors.registry import make_detector, parameters_of, rate_of
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core, DetectorFactory
 from streams.core.drifting import DriftSpec
@@ -105,11 +105,13 @@ def _params(wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] 
     return params | wanted.params
 
 
-def detector_factory(settings: Settings) -> DetectorFactory:
+def detector_factory(settings: Settings, explain_from: float | None = None) -> DetectorFactory:
     """Makes each class's detectors as the settings list them.
 
-    `relations` runs only where a trained model is found; a detector whose alerts are a fallback alerts only where
-    `relations` does not run. What it makes raises SettingsError for a name, a parameter or a model that is wrong.
+    explain_from : columns are named from this surprise on, where the settings do not say; None = as each detector
+    has it. `relations` runs only where a trained model is found; a detector whose alerts are a fallback alerts only
+    where `relations` does not run. What it makes raises SettingsError for a name, a parameter or a model that is
+    wrong.
     """
 
     calibrate = settings.alerts.open_surprise is None
@@ -128,7 +130,10 @@ def detector_factory(settings: Settings) -> DetectorFactory:
                     columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
                     window.append(make_detector(wanted.name, columns, wanted.params))
                     continue
-                detector = make_detector(wanted.name, watched, _params(wanted, entry, relations))
+                params = _params(wanted, entry, relations)
+                if explain_from is not None and "explain_from" in parameters_of(wanted.name):
+                    params.setdefault("explain_from", explain_from)
+                detector = make_detector(wanted.name, watched, params)
             except (TypeError, ValueError) as exc:
                 raise SettingsError(f"detector {wanted.name} of {entry.key}: {exc}") from exc
             alerts = wanted.alerts == "always" or (wanted.alerts == "fallback" and not related)

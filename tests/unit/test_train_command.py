@@ -97,3 +97,22 @@ def test_rows_are_what_detectors_see():
     (rows,) = healthy_rows(entry, {b"gpu-1": [values[:2], values[2:]]})
     seen = rows[:, list(entry.monitored).index(ecc)]
     np.testing.assert_array_equal(seen, np.array([np.nan, 0, 3, np.nan], np.float32))
+
+
+def test_cohorts_are_learnt_by_what_devices_declare(tmp_path):
+    path = tmp_path / "sensor.pump-1.relations.json"
+    result = trained(path, "--count", "24", "--by", "model")
+    assert result.exit_code == 0, result.output
+    model = json.loads(path.read_text(encoding="utf-8"))
+    matches = [cohort["match"] for cohort in model["cohorts"]]
+    assert len(matches) > 1
+    assert all(set(match) == {"model"} for match in matches)
+    assert sum(cohort["devices"] for cohort in model["cohorts"]) == model["devices"] == 24
+    detector = make_detector("relations", tuple(model["columns"]), {"model": model})
+    assert list(detector.cohorts) == matches
+
+
+def test_a_key_that_nobody_declares_is_refused_with_those_that_are(tmp_path):
+    result = CliRunner().invoke(train, ["sensor.pump", "--count", "5", "--minutes", "1", "--by", "colour"])
+    assert result.exit_code == 2
+    assert "no device declares it; they declare class, firmware, model, simulated" in result.output
