@@ -1,11 +1,12 @@
 """The compiled half of `detectors.novelty`: score a point, then learn it. The rule: a logarithm is taken only where
 something is new, so that a usual point costs a few comparisons.
 
-A column of a slot is one row of two arrays: `real` (float64, fields E..HIGH), `bits` (uint32, fields SEEN..TOLD),
-what every value needs in front, and together for all scales. A context is a triple: the bins seen in it lately,
-those seen earlier, each a set of 32 bits, and how often it was met while they were gathered. There is one context
-of each scale for all bins together (ALL), one for each hour of the day (DAY) and one for each bin before (BIN).
-Bins are numbered on the number line and wrap at 32; fewer are in use at a time, so no two share a bit.
+A column of a slot is one row of words, seen as float64 (`x`) and as uint32 (`b`), whole cache lines long; what
+every value needs stands in front, and an hour's contexts of all scales side by side. A context is a triple: the
+bins seen in it lately, those seen earlier, each a set of 32 bits, and how often it was met while they were
+gathered. There is one context of each scale for all bins together (ALL), one for each hour of the day (DAY) and
+one for each bin before (BIN). Bins are numbered on the number line and wrap at 32; fewer are in use, so no two
+share a bit.
 """
 
 from __future__ import annotations
@@ -24,18 +25,17 @@ BINS = 24  # at most, of an average's range
 FIRST_BINS = 4.0  # of the range when bins are laid
 # float64 fields of a column; those marked * come SCALES times: the moving average*, bins a unit*, the lowest and
 # highest bin in use*; the value before, the largest change lately, the mean change, the hour before (since 1970),
-# the novelty that the quiet time began with; extremes of the average until the bins are settled*.
+# the novelty that the quiet time began with. In the end extremes of the average until the bins are settled*.
 E, FINE, FIRST, FINAL = 0, 3, 6, 9
 LAST, RECORD, MEAN, HOUR, LEVEL = range(12, 17)
-LOW, HIGH = 17, 20
-REALS = 23
+LOW, HIGH = 287, 290
 # uint32 fields: values seen, quiet rows left, rows held in a run; ALL*, the bin before*, DAY (hour, scale), BIN
 # (scale, bin); how often a novelty was told, by half nats.
-SEEN, QUIET, HELD, ALL, BEFORE, DAY = 0, 1, 2, 3, 12, 15
+SEEN, QUIET, HELD, ALL, BEFORE, DAY = 34, 35, 36, 37, 46, 49
 BIN = DAY + 24 * SCALES * 3
 TOLD = BIN + SCALES * 32 * 3
 TOLDS = 20
-WORDS = TOLD + TOLDS
+WORDS = 296  # float64 words of a row
 # Parameters of one detector, in the order of `prm`.
 P_WARM, P_SETTLE, P_QUIET, P_MEMORY, P_HOLD, P_HOLD_ROWS, P_EXPLAIN, P_TRIES = range(8)
 
