@@ -31,7 +31,7 @@ from telemetry.framescan import (
     F_VALUES_AT,
     FRAME_COLUMNS,
 )
-from telemetry.rawmem import INLINE, address
+from telemetry.rawmem import INLINE, address, store_u8, store_u32
 
 #: Rows of a block at most: enough that a block's cost is not a row's, few enough that a block stays in the cache.
 BLOCK_ROWS = 4096
@@ -89,32 +89,35 @@ class RowScores:
 def _frame(
     first_seq: int,
     ts_us: NDArray[np.int64],
-    values: NDArray[np.uint8],
+    values: NDArray[np.uint32],
     devices: NDArray[np.int64],
     ids_at: int,
     count: NDArray[np.uint8],
     payload_at: int,
-    payload: NDArray[np.uint8],
     table: NDArray[np.int64],
 ) -> None:
-    """Row i as frame i: its Avro block to payload[i], where its parts are to table[i].
+    """Row i as frame i: its Avro block to the payload, where its parts are to table[i].
 
-    values : the bytes of float32 (n, d). count : Avro's number of values of a block, as bytes.
+    values : the bits of float32 (n, d). count : Avro's number of values of a block, as bytes. The payload has room
+    for both, n times.
     """
     lead = len(count)
-    width = values.shape[1]
+    d = values.shape[1]
+    p = payload_at
     for i in range(len(ts_us)):
+        table[i, F_VALUES_AT] = p
         for b in range(lead):
-            payload[i, b] = count[b]
-        for b in range(width):
-            payload[i, lead + b] = values[i, b]
+            store_u8(p + b, count[b])
+        p += lead
+        for s in range(d):
+            store_u32(p + 4 * s, values[i, s])
+        p += 4 * d
         table[i, F_ID_AT] = ids_at + _ID_LEN * (devices[i] if len(devices) else 0)
         table[i, F_ID_LEN] = _ID_LEN
         table[i, F_SEQ] = first_seq + i
         table[i, F_OFFSET] = first_seq + i
         table[i, F_TS] = ts_us[i]
         table[i, F_STEPS] = 1
-        table[i, F_VALUES_AT] = payload_at + i * payload.shape[1]
         table[i, F_VALUE_AT] = payload_at
 
 
@@ -230,7 +233,7 @@ class RowScorer:
             scores_min_surprise=None,
             late=False,
             devices_max=devices_max,
-            block_values=BLOCK_VALUES,
+            block_values=2 * BLOCK_VALUES,  # never full: parts of its arrays are of one type, compiled once
         )
         self.entry = entry
         #: Names of the line-up's detectors, in the order of `RowScores.detector`.
@@ -247,7 +250,7 @@ class RowScorer:
         d = len(entry.signals)
         self._block = max(1, min(BLOCK_ROWS, BLOCK_VALUES // d))
         self._count = np.frombuffer(zigzag(d), np.uint8)
-        self._payload = np.zeros((self._block, len(self._count) + 4 * d), np.uint8)
+        self._payload = np.zeros(self._block * (len(self._count) + 4 * d), np.uint8)
         self._table = np.zeros((self._block, FRAME_COLUMNS), np.int64)
         self._ids = np.zeros(0, np.uint8)
         self._name(1)
@@ -303,8 +306,8 @@ class RowScorer:
         n = len(ts_us)
         self._first = first
         _frame(
-            self.rows, ts_us, values.view(np.uint8).reshape(n, -1), which, address(self._ids), self._count,
-            address(self._payload.reshape(-1)), self._payload, self._table,
+            self.rows, ts_us, values.view(np.uint32), which, address(self._ids), self._count,
+            address(self._payload), self._table,
         )  # fmt: skip
         effects = Effects()
         self._engine.process(self._table, n, self._source, effects)
