@@ -143,6 +143,13 @@ def _visit(b: NDArray[np.uint32], w: int, memory: int) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _shifted(x: NDArray[np.float64], s: int) -> int:
+    """The bit of the average of scale s in bins that lie half a bin lower: an hour's. So the edge of a bin, crossed
+    once, is not news by value and by hour at the same time."""
+    return 1 << (int(math.floor(x[E + s] * x[FINE + s] + 0.5)) & 31)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _symbols(
     x: NDArray[np.float64], b: NDArray[np.uint32], hour: int, entered: bool, learn: bool, memory: int
 ) -> float:
@@ -158,18 +165,19 @@ def _symbols(
         after = BIN + s * 96 + 3 * np.int64(b[BEFORE + s])
         known = max(high, k) - min(low, k) < BINS  # else it has no number in these bins, and is new everywhere
         bit = np.int64(1) << (np.int64(k) & 31) if known else np.int64(0)
-        total += max(_new_in(b, every, bit), _new_in(b, after, bit)) + _new_at_hour(b, day, bit)
+        shifted = _shifted(x, s) if known else np.int64(0)
+        total += max(_new_in(b, every, bit), _new_in(b, after, bit)) + _new_at_hour(b, day, shifted)
         if not learn:
             continue
         if k < low or k > high:
             k = _widen(x, b, s, k)
             after = BIN + s * 96 + 3 * np.int64(b[BEFORE + s])
-            bit = np.int64(1) << (np.int64(k) & 31)
+            bit, shifted = np.int64(1) << (np.int64(k) & 31), _shifted(x, s)
         _visit(b, every, memory)
         _visit(b, after, memory)
         b[every] |= np.uint32(bit)
         b[after] |= np.uint32(bit)
-        b[day] |= np.uint32(bit)
+        b[day] |= np.uint32(shifted)
         b[BEFORE + s] = np.int64(k) & 31
     return total / SCALES
 

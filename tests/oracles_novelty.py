@@ -48,6 +48,9 @@ class Scale:
     def clear(self):
         self.all, self.after, self.hours, self.before = Context(), {}, {}, 0
 
+    def shifted(self):
+        return math.floor(self.average * self.fine + 0.5)
+
     def context_before(self):
         return self.after.setdefault(self.before, Context())
 
@@ -65,7 +68,7 @@ class Scale:
             if members is not None:
                 nats[i] = math.log1p(context.visits / (1.0 + members))
         total = max(nats)
-        members = at_hour.new(None if beyond else k)
+        members = at_hour.new(None if beyond else self.shifted())
         if members is not None and at_hour.visits >= 2:
             total += math.log1p((at_hour.visits - 1.0) / math.sqrt(1.0 + members))
         if learn:
@@ -79,7 +82,7 @@ class Scale:
             self.context_before().visit(memory)
             self.all.lately.add(k)
             self.context_before().lately.add(k)
-            self.hours.setdefault(hour, Context()).lately.add(k)
+            self.hours.setdefault(hour, Context()).lately.add(self.shifted())
             self.before = k
         return total
 
