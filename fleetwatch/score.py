@@ -295,5 +295,5 @@ class Tally:
 
     @property
     def silent(self) -> bool:
-        """No row had every detector's opinion."""
-        return bool(self.rows) and self.notes[WARMING] + self.notes[MISSING] == self.rows
+        """The detectors were warming to the end."""
+        return bool(self.notes[WARMING]) and self.notes[WARMING] + self.notes[MISSING] == self.rows

@@ -59,6 +59,17 @@ class Progress:
         self._started = self._told = time.monotonic()
         self._rows = 0
 
+    def loading(self) -> None:
+        """The detectors are being made."""
+        if self._shown:
+            click.echo(
+                "loading the detectors (the first time they are compiled, for a minute) ", err=True, nl=False
+            )
+
+    def loaded(self) -> None:
+        self._started = time.monotonic()
+        self._clear()
+
     def add(self, rows: int) -> None:
         self._rows += rows
         now = time.monotonic()
@@ -68,7 +79,11 @@ class Progress:
             click.echo(f"\r{self._rows:,} rows, {rate:,.0f} a second ", err=True, nl=False)
 
     def end(self) -> None:
-        if self._shown and self._told > self._started:
+        if self._told > self._started:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
@@ -135,10 +150,12 @@ def run(
     elif options.period_s is not None:
         entry = entry.model_copy(update={"period_ms": options.period_s * 1000})
     click.echo(_said(reader, names, entry, known), err=True)
+    progress = Progress()
+    progress.loading()
     warm_up(settings, entry)
     devices_max = settings.processing.devices_max if options.device else 1
     feed = Feed(scorer(settings, entry, devices_max), max(1, round(entry.period_ms * 1000)))
-    progress = Progress()
+    progress.loaded()
     for trained in trainers:
         _train(feed, trained, progress)
     return _score(feed, reader, chunks, output, names, progress)
@@ -194,7 +211,7 @@ def _warn(feed: Feed, reader: Reader, tally: Tally) -> None:
     if reader.bad_cells:
         click.echo(f"{name}: {reader.bad_cells:,} cells that are no numbers or times", err=True)
     if tally.mostly_late:
-        what = "many rows are no later than the one before; if they are of several devices: --device"
+        what = "many rows are no later than the one before: sort them by time; several devices: --device"
         click.echo(f"{name}: {what}", err=True)
     if tally.silent:
         click.echo(f"{name}: too short: the detectors were still warming at its end", err=True)

@@ -184,9 +184,14 @@ class ParquetTable:
             with pq.ParquetFile(str(self.path)) as file:
                 for batch in file.iter_batches(_PARQUET_ROWS, columns=names):
                     if batch.num_rows:
-                        yield [batch.column(name) for name in names]
+                        yield [_plain(batch.column(name)) for name in names]
         except (OSError, pa.ArrowException) as exc:
             raise ScoreError(f"{self.path}: cannot be read any further: {_first_line(exc)}") from exc
+
+
+def _plain(column: Any) -> Any:
+    """Views of text, as some writers have them, as text: few of Arrow's functions take them."""
+    return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 #: Called with the number of a cell in its column and its text, for what is no number.

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from detector_models import fitted
 from real_worker import environment
 
 from fleetwatch.cli import main
@@ -149,11 +150,16 @@ def test_parquet_in_and_out(run, tmp_path):
     np.testing.assert_array_equal(floats(table, "anomaly_score"), floats(as_csv, "anomaly_score"))
 
 
-@pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(13, 3), pa.string(), pa.bool_()])
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(13, 3), pa.string(), pa.bool_(),
+    pa.large_string(), pa.string_view()])  # fmt: skip
 def test_parquet_types_of_values(run, tmp_path, kind):
-    numbers = pa.array([i % 2 for i in range(50)])
-    cells = numbers.cast(pa.int32()).cast(kind)
-    table = pa.table({"t": pa.array(range(50)), "v": cells, "w": cells.dictionary_encode(), "n": pa.nulls(50)})
+    numbers = pa.array([i % 2 for i in range(50)], pa.int32())
+    cells = numbers.cast(pa.string()).cast(kind) if kind == pa.string_view() else numbers.cast(kind)
+    pq.write_table(pa.table({"time": cells, "v": cells}), tmp_path / "one.parquet")
+    if not pa.types.is_boolean(kind):
+        code, found, _ = run(tmp_path / "one.parquet")
+        assert code == 0 and found[2][:2] in (["1", "1"], ["1.000", "1.000"])
+    table = pa.table({"t": pa.array(range(50)), "v": cells, "w": numbers.dictionary_encode(), "n": pa.nulls(50)})
     pq.write_table(table, tmp_path / "x.parquet")
     code, found, _ = run(tmp_path / "x.parquet", "--time", "t")
     assert code == 0 and len(found) == 51
@@ -246,6 +252,19 @@ def test_a_catalogue_entry_of_ones_own(run, tmp_path, monkeypatch):
     assert code == 65 and "lab.rig/1 has no column 'Rig.Spead'; did you mean Rig.Speed" in err
     code, _, err = run(rig(tmp_path), "--catalog", "rig.yaml", "--ignore", "Rig.Speed")
     assert code == 0 and "1 of the 2 signals of lab.rig/1" in err
+
+
+def test_trained_relations_lie_beside_the_entry(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEETWATCH_DETECTORS", '[{"name": "relations"}]')
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "rig.yaml").write_text(ENTRY)
+    path = rig(tmp_path)
+    code, _, err = run(path, "--catalog", "own/rig.yaml")
+    assert code == 78 and "no detector that may alert runs for lab.rig/1" in err
+    model = fitted(("Rig.Speed", "Rig.Heat"))
+    (tmp_path / "own" / "lab.rig-1.relations.json").write_text(json.dumps(model))
+    code, table, _ = run(path, "--catalog", "own/rig.yaml")
+    assert code == 0 and {row[7] for row in table[1:]} == {"", "relations"}
 
 
 def test_known_entries_by_key_or_class(run, tmp_path):

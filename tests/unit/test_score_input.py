@@ -221,7 +221,7 @@ def test_times_that_repeat_or_go_back(run):
 
 def test_many_rows_out_of_order_are_explained(run):
     code, _, err = run("time,a\n" + "".join(f"{i // 10},{i}\n" for i in range(200)))
-    assert code == 0 and "if they are of several devices: --device" in err
+    assert code == 0 and "sort them by time; several devices: --device" in err
 
 
 def test_rows_without_a_time(run):
