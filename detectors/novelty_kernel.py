@@ -91,10 +91,10 @@ def _lay_bins(x: NDArray[np.float64], b: NDArray[np.uint32], s: int) -> None:
         width = max(most * 1e-3, 1e-9)
     width = max(width, most * FINEST, TINY)
     x[FINE + s] = 1.0 / width
-    x[FIRST + s] = math.floor(low * x[FINE + s])
-    x[FINAL + s] = math.floor(high * x[FINE + s])
+    x[FIRST + s] = np.floor(low * x[FINE + s])
+    x[FINAL + s] = np.floor(high * x[FINE + s])
     _clear_scale(b, s)
-    b[BEFORE + s] = np.int64(math.floor(x[E + s] * x[FINE + s])) & 31
+    b[BEFORE + s] = np.int64(np.floor(x[E + s] * x[FINE + s])) & 31
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -106,7 +106,7 @@ def _widen(x: NDArray[np.float64], b: NDArray[np.uint32], s: int, k: float) -> f
         _clear_scale(b, s)
         while high - low >= BINS:
             x[FINE + s] *= 0.5
-            low, high, k = math.floor(low * 0.5), math.floor(high * 0.5), math.floor(k * 0.5)
+            low, high, k = np.floor(low * 0.5), np.floor(high * 0.5), np.floor(k * 0.5)
     x[FIRST + s] = low
     x[FINAL + s] = high
     return k
@@ -146,7 +146,7 @@ def _visit(b: NDArray[np.uint32], w: int, memory: int) -> None:
 def _shifted(x: NDArray[np.float64], s: int) -> int:
     """The bit of the average of scale s in bins that lie half a bin lower: an hour's. So the edge of a bin, crossed
     once, is not news by value and by hour at the same time."""
-    return 1 << (int(math.floor(x[E + s] * x[FINE + s] + 0.5)) & 31)
+    return 1 << (int(np.floor(x[E + s] * x[FINE + s] + 0.5)) & 31)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -160,7 +160,7 @@ def _symbols(
         day = DAY + (hour * SCALES + s) * 3
         if entered and learn:
             _visit(b, day, DAYS)
-        k = math.floor(x[E + s] * x[FINE + s])
+        k = np.floor(x[E + s] * x[FINE + s])
         low, high = x[FIRST + s], x[FINAL + s]
         after = BIN + s * 96 + 3 * np.int64(b[BEFORE + s])
         known = max(high, k) - min(low, k) < BINS  # else it has no number in these bins, and is new everywhere
