@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from detectors.covariance import Covariance
 from detectors.ewma import EwmaZ
 from detectors.novelty import Novelty
 from detectors.protocol import Detector
@@ -19,6 +20,7 @@ from detectors.rules import Rules
 #: Each is called with the columns, then its parameters by keyword, and its spec's `params` are again
 #: parameters that make the same detector.
 DETECTORS: dict[str, Callable[..., Detector]] = {
+    "covariance": Covariance,
     "ewma": EwmaZ,
     "novelty": Novelty,
     "relations": Relations,
