@@ -295,7 +295,7 @@ def test_wrong_parameters_are_refused_by_name(params, name):
         Novelty(())
 
 
-@pytest.mark.parametrize("d", [1, 8, 17])
+@pytest.mark.parametrize("d", [1, 6])
 def test_it_obeys_the_laws_at_any_width(d):
     check_detector(lambda: Novelty(tuple(map(str, range(d)))), seed=d)
 
