@@ -102,7 +102,7 @@ class Covariance:
     less its regression on the others. O. Ledoit, M. Wolf, "A well-conditioned estimator for large-dimensional
     covariance matrices", J. Multivariate Analysis 88 (2004): shrinkage. P. J. Huber, "Robust estimation of a
     location parameter", Ann. Math. Statist. 35 (1964): what is far counts as if nearer. A. Siffer et al., "Anomaly
-    detection in streams with extreme value theory", KDD 2017: a tail beyond a tracked quantile, here of fixed shape.
+    detection in streams with extreme value theory", KDD 2017: a tail beyond a tracked quantile, of fixed shape.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class Covariance:
             raise ValueError(f"shrink must lie in 1e-4..0.5, not {shrink}")
         if not 0.0 < hold <= CAP:
             raise ValueError(f"hold must lie above 0 and up to {CAP:.0f}, not {hold}")
-        if not 0 <= hold_rows <= 1_000_000:
-            raise ValueError(f"hold_rows must lie in 0..1000000, not {hold_rows}")
+        if not warm_rows <= hold_rows <= 1_000_000:
+            raise ValueError(f"hold_rows must lie in warm_rows..1000000, not {hold_rows}")
         if not 1 <= prior_rows <= 1_000_000:
             raise ValueError(f"prior_rows must lie in 1..1000000, not {prior_rows}")
         if not 0.0 < explain_from <= CAP:

@@ -1,4 +1,4 @@
-"""How strange the residuals of a row are, and whose fault that is. The rule: each residual is measured by its own past.
+"""How strange the residuals of a row are, and who is guilty. The rule: each residual is measured by its own past.
 
 Part of `detectors.covariance_kernel`; `state` and the offsets are those of `detectors.covariance_matrix`.
 """

@@ -191,7 +191,7 @@ def _weight(
                 state[o_seen + j] = min(state[o_seen + j], most)
     elif scalar[HELD] > np.float32(0):
         scalar[HELD] -= np.float32(1)
-    if scalar[READY] > np.float32(0):
+    if size >= 0.0:
         told = np.float64(scalar[TOLD])
         scalar[USUAL] = np.float32(usual + max(0.002, 1.0 / (told + 10.0)) * (min(size, 3.0 * usual) - usual))
     return weight
@@ -212,8 +212,8 @@ def _measure(
     work: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> float:
-    """Fill z (clipped, what is missing implied), far (clipped wider), r = joint z, u = whole far. Returns the root of
-    the mean square of the row's features, -1 = no feature that counts is there. gone, work, right : scratch."""
+    """Fill z (clipped, what is missing implied), far (clipped wider), r = joint z, u = whole far. Returns the root
+    of the row's mean square, -1 = no feature that counts is there. gone, work, right : scratch."""
     n = len(off)
     d = n // 2
     o_live = offsets(d)[4]
