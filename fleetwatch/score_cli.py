@@ -275,7 +275,7 @@ def score(
     \b
     Examples:
       fleetwatch score nyc_taxi.csv -o scored.csv
-      fleetwatch score machine.csv --train last_week.csv --ignore label | grep ',1,'
+      fleetwatch score machine.csv --train last_week.csv --ignore label > scored.csv
       fleetwatch score drive.parquet --catalog vehicle.ev --budget 1 -o drive.scores.parquet
       fleetwatch score fleet.csv --device vin --time t --period 0.5
     """
