@@ -34,7 +34,7 @@ CONFIRM_ROWS, RESOLVE_ROWS, COOLDOWN_ROWS = 32, 12, 24
 WINDOW_ROWS_MAX, WINDOWS_MAX = 512, 64
 #: Stretches that a detector's own law is worth (`TailCalibration`): rules are right by declaration, relations by
 #: training, novelty by the public series that its law was fitted to. Nothing is known of the others'.
-TRUST = {"rules": 1e6, "novelty": 500.0, "relations": 100.0}
+TRUST = {"rules": 1e6, "novelty": 500.0, "relations": 100.0, "covariance": 300.0}
 
 
 def budget_surprise(budget: float, period_us: float) -> float:

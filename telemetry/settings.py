@@ -212,7 +212,8 @@ class Settings(BaseSettings):
     detectors: tuple[DetectorSettings, ...] = (
         DetectorSettings(name="rules"),
         DetectorSettings(name="relations"),
-        DetectorSettings(name="robust", alerts="fallback"),
+        DetectorSettings(name="covariance", runs="fallback", signals_min=2),
+        DetectorSettings(name="novelty", signals_max=1, open_rows=1),
         DetectorSettings(name="river", alerts="never"),
     )
     alerts: AlertSettings = AlertSettings()
