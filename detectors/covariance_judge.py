@@ -123,18 +123,16 @@ def learn_tails(state: NDArray[np.float32], there: NDArray[np.bool_], d: int) ->
     down, up = np.float32(1.0 - gain * TAIL), np.float32(gain * (1.0 - TAIL))
     for s in range(2):
         least = np.float32(math.sqrt(SMOOTHING[s] / (2.0 - SMOOTHING[s])))
+        smooth = state[o_smooth + s * n : o_smooth + s * n + n]
+        start = state[o_start + s * n : o_start + s * n + n]
         for j in range(n):
-            if not (there[j] and state[o_live + j] > np.float32(0)):
-                continue
-            at = s * n + j
-            start, excess = state[o_start + at], state[o_excess + at]
-            over = abs(state[o_smooth + at]) - start
-            if over > np.float32(0):
+            counts = there[j] & (state[o_live + j] > np.float32(0))
+            if counts & (abs(smooth[j]) > start[j]):
+                excess = state[o_excess + s * n + j]
+                over = abs(smooth[j]) - start[j]
                 bound = np.float32(4) * excess
-                start += start * up * min(np.float32(1), bound / over)
+                start[j] = max(start[j] + start[j] * up * min(np.float32(1), bound / over), least)
                 excess += gain_excess * (min(over, bound) - excess)
+                state[o_excess + s * n + j] = max(excess, np.float32(0.1) * start[j])
             else:
-                start *= down
-            start = max(start, least)
-            state[o_start + at] = start
-            state[o_excess + at] = max(excess, np.float32(0.1) * start)
+                start[j] = max(start[j] * down, least) if counts else start[j]

@@ -130,10 +130,11 @@ def _learn(
     d = n // 2
     o_fast, o_slow, _, o_seen = offsets(d)[:4]
     same = True
-    for j in range(n):
-        k = j % d
-        gain[j] = weight * max(alpha, 1.0 / (np.float64(state[o_seen + k]) + 1.0)) if there[j] else 0.0
-        same &= gain[j] == gain[0]
+    for j in range(d):
+        own = weight * max(alpha, 1.0 / (np.float64(state[o_seen + j]) + 1.0))
+        gain[j] = own if there[j] else 0.0
+        gain[d + j] = own if there[d + j] else 0.0
+        same &= (gain[j] == gain[0]) & (gain[d + j] == gain[0])
     for j in range(d):
         if there[j]:
             if there[d + j] or state[o_slow + j] == np.float32(0):
@@ -217,19 +218,20 @@ def _measure(
     n = len(off)
     d = n // 2
     o_live = offsets(d)[4]
-    complete = True
-    counted = 0.0
+    live = state[o_live : o_live + n]
+    counted, known = 0, 0
     for j in range(n):
-        live = state[o_live + j] > np.float32(0)
-        complete &= there[j] or not live
-        counted += np.float64(there[j] and live)
-        v = off[j] if live else np.float32(0)
+        v = off[j] * live[j]
         z[j] = min(max(v, -CLIP), CLIP)
         far[j] = min(max(v, -CLIP_WHOLE), CLIP_WHOLE)
-    if counted == 0.0:
+    for j in range(n):
+        is_live = live[j] > np.float32(0)
+        known += np.int64(is_live)
+        counted += np.int64(is_live & there[j])
+    if counted == 0:
         return -1.0
-    if not complete:
-        fill(z, there, state[o_live:], joint, gone, work, right)
+    if counted < known:
+        fill(z, there, live, joint, gone, work, right)
     _times(joint, z, n, r)
     _times(whole, far, d, u)
     total = np.float32(0)
