@@ -55,7 +55,7 @@ class Covariance:
     for slow forgetting mattered more than anything else on the development data. A precision matrix, derived anew
     when the rows have grown by a fifth or by 500, gives two kinds of evidence:
 
-    column by column : the residual of each feature given all the others, smoothed over about six and about twenty
+    column by column : the residual of each feature given all the others, smoothed over about ten and about thirty
         rows, and read off a tail that is learnt for each (its start by small steps, its mean excess, a generalised
         Pareto shape). The largest counts, less for having looked 4 d times. Sees what breaks a relation.
     the row as a whole : the logarithm of the squared distance from the mean, of the values by their (much shrunk)
@@ -64,8 +64,8 @@ class Covariance:
 
     The larger is the surprise. A column's `share` of it goes by its own residual and by its part in the distance;
     `expected` is what the other columns imply. A value counts at most 5 standard deviations (10 as a whole), so one
-    wild value surprises little, and a lasting deviation soon does: a spike is a matter for a detector of single
-    signals.
+    wild value surprises little unless it is absurd (3 for each power of ten beyond a hundred standard deviations),
+    and a lasting deviation soon does: a spike is a matter for a detector of single signals.
 
     A row far out teaches less, and a tenth from surprise `hold` on, whoever is surprised: this detector or one
     asked before it (`Block.alarm`; then it teaches the tails nothing). After `hold_rows` rows of one such stretch
@@ -93,8 +93,9 @@ class Covariance:
 
     Notes
     -----
-    NaN, infinities and values of 1e30 and beyond are missing. State: 14 d^2 + 100 d + 32 bytes a slot when saved,
-    26 d^2 in memory. Cost: 6 d^2 multiplications a row; d^3 at a refresh; m^3 / 6 where m features are missing.
+    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 122 d + 32 bytes a slot when saved,
+    28 d^2 + 116 d + 32 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, and m^3 / 6 where m features
+    are missing.
 
     References
     ----------

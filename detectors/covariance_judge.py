@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors.covariance_matrix import TOLD, offsets
 from detectors.protocol import TOP
 
-SMOOTHING = (0.15, 0.05)  # of the residuals, about six and about twenty rows
+SMOOTHING = (0.1, 0.03)  # of the residuals, over about ten and about thirty rows
 TAIL, TAIL_STEP, TAIL_SHAPE = 0.01, 0.01, 0.1  # share above a tail's start, how fast that is followed, Pareto shape
 LOG_TENTH = 0.43429448
 

@@ -38,8 +38,9 @@ WHOLE_GAIN = 0.4
 ROBUST = 3.0  # sizes of a usual row from which a row teaches less
 LITTLE = 0.1  # what a row that alarms teaches
 SETTLE = 20.0  # rows of its own until a device with a prior is judged
-SCALE, BODY, WHOLE_AT, WHOLE_SLOPE = 1.8, 0.7, 0.9, 0.9  # from the statistics to surprise
+SCALE, BODY, WHOLE_AT, WHOLE_SLOPE = 1.8, 0.7, 1.2, 0.6  # from the statistics to surprise
 STILL = np.float32(1e-30)
+ABSURD, ABSURD_SLOPE = 100.0, 3.0  # from so many standard deviations, surprise by a power of ten
 FAR = 1e9  # units from the mean: farther is as far
 MOST = np.float32(16_000_000.0)
 
@@ -131,9 +132,9 @@ def _learn(
     o_fast, o_slow, _, o_seen = offsets(d)[:4]
     same = True
     for j in range(d):
-        own = weight * max(alpha, 1.0 / (np.float64(state[o_seen + j]) + 1.0))
-        gain[j] = own if there[j] else 0.0
-        gain[d + j] = own if there[d + j] else 0.0
+        mine = weight * max(alpha, 1.0 / (np.float64(state[o_seen + j]) + 1.0))
+        gain[j] = mine if there[j] else 0.0
+        gain[d + j] = mine if there[d + j] else 0.0
         same &= (gain[j] == gain[0]) & (gain[d + j] == gain[0])
     for j in range(d):
         if there[j]:
@@ -219,7 +220,7 @@ def _measure(
     d = n // 2
     o_live = offsets(d)[4]
     live = state[o_live : o_live + n]
-    counted, known = 0, 0
+    counted, known = np.int64(0), np.int64(0)
     for j in range(n):
         v = off[j] * live[j]
         z[j] = min(max(v, -CLIP), CLIP)
@@ -238,6 +239,17 @@ def _measure(
     for j in range(d):
         total += far[j] * u[j] + far[d + j] * far[d + j]
     return math.sqrt(max(np.float64(total), 0.0) / counted)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _absurd(state: NDArray[np.float32], there: NDArray[np.bool_], off: NDArray[np.float32], d: int) -> float:
+    """A value a thousand standard deviations off surprises at once, whatever the smoothing says of it."""
+    o_live = offsets(d)[4]
+    most = np.float32(0)
+    for j in range(d):
+        if there[j] and state[o_live + j] > np.float32(0):
+            most = max(most, abs(off[j]))
+    return ABSURD_SLOPE * math.log10(np.float64(most) / ABSURD) if most > ABSURD else 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -285,7 +297,7 @@ def update_rows(
             scalar[WHOLE] += np.float32(WHOLE_GAIN * apart)
             worst = judge(own, there, r, d) - prm[P_TRIES]
             told = max(SCALE * (worst - BODY), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE]), 0.0)
-            told = min(told, CAP)
+            told = min(max(told, _absurd(own, there, off, d)), CAP)
         judged = told >= 0.0 and scalar[OWN] >= SETTLE
         if judged:
             surprise[i] = np.float32(told)

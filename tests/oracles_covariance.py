@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-SMOOTHING, CLIP, CLIP_WHOLE = (0.15, 0.05), 5.0, 10.0
+SMOOTHING, CLIP, CLIP_WHOLE = (0.1, 0.03), 5.0, 10.0
 
 
 def tail(size, start, excess):
@@ -93,7 +93,9 @@ class Device:
                         self.start[s, j], self.excess[s, j] = 2.0 * white, 0.5 * white
                     self.smooth[s, j] += gain * (r[j] / math.sqrt(self.joint[j, j]) - self.smooth[s, j])
                     own[s, j] = tail(abs(self.smooth[s, j]), self.start[s, j], self.excess[s, j])
-            surprise = max(1.8 * (own.max() - math.log10(4 * d) - 0.7), 0.9 + 0.9 * self.whole, 0.0)
+            surprise = max(1.8 * (own.max() - math.log10(4 * d) - 0.7), 1.2 + 0.6 * self.whole, 0.0)
+            most = np.abs(off[:d])[counts[:d]].max(initial=0.0)
+            surprise = max(surprise, 3.0 * math.log10(most / 100.0)) if most > 100.0 else surprise
             own = own.max(axis=0).reshape(2, d).max(axis=0)
             for j in np.flatnonzero(counts[:d]):
                 implied = self.mean[j] + self.unit[j] * (z[j] - r[j] / self.joint[j, j])

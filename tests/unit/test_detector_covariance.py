@@ -59,7 +59,7 @@ def relation(detector):
 
 
 def telemetry(d, seed, rows):
-    """Rows of 3 devices: hidden causes, gaps, spikes, infinities, a constant, odd units, a column that joins late."""
+    """Rows of 3 devices: hidden causes, gaps, spikes, infinities, a constant, odd units, a late column."""
     rng = np.random.default_rng(seed)
     values = correlated(rng, rows, d) * 10.0 ** rng.integers(-5, 6, d)
     slots = rng.integers(0, 3, rows).astype(np.int32)
@@ -103,7 +103,7 @@ def test_healthy_devices_are_seldom_surprising():
     assert np.isfinite(told).all()
     assert np.mean(told > 3.0) < 5e-3
     assert np.mean(told > 2.0) < 3e-2
-    assert np.mean(told > 1.0) < 0.25
+    assert np.mean(told > 1.5) < 0.1
     assert told.max() < 8.0
 
 
