@@ -94,7 +94,7 @@ class Covariance:
     Notes
     -----
     NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 122 d + 32 bytes a slot when saved,
-    28 d^2 + 116 d + 32 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, and m^3 / 6 where m features
+    28 d^2 + 116 d + 32 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
     are missing.
 
     References

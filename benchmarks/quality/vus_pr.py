@@ -4,8 +4,8 @@ adjustment; a threshold comes from other rows than those that it judges.
 VUS-PR is the volume under the precision-recall surface of J. Paparrizos et al., "Volume under the surface: a new
 accuracy evaluation measure for time-series anomaly detection", PVLDB 15 (2022), as the TSB-AD benchmark (Q. Liu,
 J. Paparrizos, NeurIPS 2024) computes it: the mean over windows 0..W of the area under precision against recall,
-with labels that fade out over half a window before and behind each event, and recall weighted by the share of events
-that are met at all.
+with labels that fade out over half a window before and behind each event, and recall weighted by the share of
+events that are met at all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _merged(spans: Sequence[Event], half: int, n: int) -> list[Event]:
 
 
 def _sums(rank: NDArray[np.int64], weight: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """float64 (n,): for each threshold the weight of the rows that it flags; rank : the first that flags each row."""
+    """float64 (n,): the weight of the rows that each threshold flags; rank : the first that flags the row."""
     return np.cumsum(np.bincount(rank, weight, minlength=n)[:n])
 
 
