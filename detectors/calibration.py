@@ -17,12 +17,13 @@ PEAKS = 64
 #: Stretches after which half of them are forgotten, so that the tail follows a device that changes.
 STRETCHES_MAX = 4096
 #: Stretches, peaks and shapes that the nominal law stands for before a device has shown its own.
-PRIOR_STRETCHES, PRIOR_PEAKS, PRIOR_SHAPES, PRIOR_SHAPE = 20.0, 5.0, 40.0, 0.05
+PRIOR_STRETCHES, PRIOR_PEAKS, PRIOR_SHAPES, PRIOR_SHAPE = 20.0, 2.0, 40.0, 0.02
 #: ... and peaks that one is never less sure of a tail's scale than.
 UNSURE = 15.0
 #: One in so many stretches belongs to the tail at most.
 TAIL = 8
-SHAPE_MIN, SHAPE_MAX = -0.5, 0.9
+#: Of a fitted tail; below 0 it would end somewhere, and whatever lies beyond would be impossible.
+SHAPE_MIN, SHAPE_MAX = 0.0, 0.9
 #: Mean excess of a surprise whose p is right.
 NOMINAL_SCALE = 1.0 / math.log(10.0)
 _LEAST = 0.05  # where a tail may begin at the lowest
@@ -64,8 +65,8 @@ def fit_tail(row: NDArray[np.float32], looks: float, stretch_rows: float) -> Non
     second /= k
     apart = first - 2.0 * second
     shape = 2.0 - first / apart if apart > 1e-9 * first else SHAPE_MAX
-    shape = min(max(shape, SHAPE_MIN), SHAPE_MAX) if first > 0.0 else PRIOR_SHAPE
-    shape = (k * shape + PRIOR_SHAPES * PRIOR_SHAPE) / (k + PRIOR_SHAPES)
+    shape = min(shape, SHAPE_MAX) if first > 0.0 else PRIOR_SHAPE
+    shape = max((k * shape + PRIOR_SHAPES * PRIOR_SHAPE) / (k + PRIOR_SHAPES), SHAPE_MIN)
     mean = (k * first + PRIOR_PEAKS * NOMINAL_SCALE) / (k + PRIOR_PEAKS)
     nominal = min(1.0, looks * 10.0**-start)
     rate = (k + PRIOR_STRETCHES * nominal) / (stretches + PRIOR_STRETCHES)

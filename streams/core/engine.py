@@ -196,7 +196,8 @@ class Engine:
         self._frame_no = np.zeros(rows, np.int32)
         self._order = np.zeros(rows, np.uint8)
         self._late = np.zeros(rows, np.uint8)
-        self._opinions = Opinions.empty(max(1, len(detectors)), rows)
+        # one more than a block has: of a full one a view would be contiguous, for which kernels are compiled anew
+        self._opinions = Opinions.empty(max(1, len(detectors)), rows + 1)
         self.late_rows = 0
         self.windows_closed = 0
         self._reserve(self.devices.capacity)

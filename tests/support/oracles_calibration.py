@@ -24,7 +24,7 @@ class Tail:
         k = min(max(8, int(self.stretches / TAIL)), len(self.peaks) - 1)
         if k < 1:
             self.start, self.surprise = math.log10(looks) + 1.0, math.log10(whole) + 1.0
-            self.scale, self.shape = SIGMA, 0.05 + 1.0 / 15.0
+            self.scale, self.shape = SIGMA, 0.02 + 1.0 / 15.0
             return
         kept = sorted(self.peaks)
         self.start = max(kept[-k - 1], 0.05)
@@ -32,9 +32,9 @@ class Tail:
         first = sum(excess) / k
         second = sum(e * (k - i - 0.65) / k for i, e in enumerate(excess)) / k
         apart = first - 2.0 * second
-        shape = min(max(2.0 - first / apart if apart > 1e-9 * first else 0.9, -0.5), 0.9) if first else 0.05
-        shape = (k * shape + 40.0 * 0.05) / (k + 40.0)
-        mean = (k * first + 5.0 * SIGMA) / (k + 5.0)
+        shape = min(2.0 - first / apart if apart > 1e-9 * first else 0.9, 0.9) if first else 0.02
+        shape = max((k * shape + 40.0 * 0.02) / (k + 40.0), 0.0)
+        mean = (k * first + 2.0 * SIGMA) / (k + 2.0)
         rate = (k + 20.0 * min(1.0, looks * 10.0**-self.start)) / (self.stretches + 20.0)
         self.surprise = math.log10(whole / rate)
         self.scale, self.shape = max(mean * (1.0 - shape), 1e-3), shape + 1.0 / (k + 15.0)
