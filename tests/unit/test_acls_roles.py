@@ -24,7 +24,7 @@ def touched(settings: Settings, role: str, operation: str) -> set[str]:
 def test_who_writes_and_who_reads_what(settings: Settings) -> None:
     assert touched(settings, "producer", "WRITE") == {"vehicle", "device", "truth", "devices", "control", "schemas"}
     assert touched(settings, "producer", "READ") == {"control", "schemas"}
-    assert touched(settings, "worker", "READ") == {"vehicle", "device", "state", "schemas"}
+    assert touched(settings, "worker", "READ") == {"vehicle", "device", "state", "devices", "schemas"}
     assert touched(settings, "worker", "WRITE") == {"features", "scores", "alerts", "dlq", "late", "state"}
     assert (touched(settings, "subscriber", "READ"), touched(settings, "subscriber", "WRITE")) == (
         {"alerts"},
