@@ -12,7 +12,7 @@ from detectors.registry import make_detector, parameters_of, rate_of
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core, DetectorFactory
 from streams.core.drifting import DriftSpec
-from streams.core.engine import WINDOW_COLUMNS, EngineSpec, Lineup
+from streams.core.lineup import WINDOW_COLUMNS, EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog
 from telemetry.catalog import Catalog, Signal

@@ -26,7 +26,8 @@ from streams.core.devices import (
     OWNER_SHIFT,
 )
 from streams.core.effects import DeadLetter, Effects
-from streams.core.engine import Engine, EngineSpec, Lineup, Source
+from streams.core.engine import Engine
+from streams.core.lineup import EngineSpec, Lineup, Source
 from streams.core.records import (
     R_KEY_AT,
     R_KEY_LEN,
@@ -116,7 +117,7 @@ class Core:
             number = next(k.index(catalog_key) for k in self._keys if catalog_key in k)
             engine = Engine(catalog, number, self.spec, self.factory(catalog))
             engine.evict = self._evict
-            engine.declared = self._declared
+            engine.enrolment.declared = self._declared
             self.engines[catalog_key] = engine
         return engine
 

@@ -7,17 +7,14 @@ state by slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.calibration import TailCalibration
-from detectors.cohorts import Enrolling, cohort_of
 from detectors.ensemble import Ensemble, Member, Opinions
-from detectors.protocol import Block, Detector, Scores
-from streams.core.alert_policy import V_ROW, V_SLOT, AlertStage, Events, PolicySpec
+from detectors.protocol import Block, Scores
+from streams.core.alert_policy import V_ROW, V_SLOT, AlertStage, Events
 from streams.core.alerting import AlertWriter
 from streams.core.devices import (
     BAD_ID,
@@ -30,23 +27,20 @@ from streams.core.devices import (
     DeviceTable,
     place,
 )
-from streams.core.drifting import DriftSpec, DriftStage
+from streams.core.drifting import DriftStage
 from streams.core.effects import DeadLetter, Effects
+from streams.core.enrolment import Enrolment
 from streams.core.features import FeatureEncoder, encode_scores, window_slots
-from streams.core.layout import Layout, Piece, shared
+from streams.core.layout import Layout, shared
+from streams.core.lineup import EngineSpec, Lineup, Rows, Source, Stage, layout
 from streams.core.watch import WatchStage
 from streams.core.window_stage import Closed, WindowStage
-from streams.core.windows import O_PANE, WindowSpec
+from streams.core.windows import O_PANE
 from telemetry.catalog import Catalog
 from telemetry.framescan import F_ID_AT, F_ID_LEN, F_OFFSET, F_RECORD_TS, F_VALUE_AT, F_VALUE_LEN
 from telemetry.rawmem import copy_bytes
 from telemetry.reasons import Reason
 
-#: Whatever keeps state by slot.
-Stage = WatchStage | WindowStage | AlertStage | Detector | TailCalibration
-
-#: Features of a window that window-rate detectors see, for each signal.
-WINDOW_COLUMNS = ("mean", "std")
 #: What `place` refuses a frame for.
 REFUSALS = {
     TABLE_FULL: Reason.STATE_FULL,
@@ -55,100 +49,6 @@ REFUSALS = {
 }
 #: A frame of the largest size in values: a block has room for it.
 FRAME_VALUES_MAX = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a batch came from. owner : names (topic, partition) in a device's row."""
-
-    topic: str
-    partition: int
-    owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lineup:
-    """The detectors of a class. sample : of them the first `alerting` may open alerts; window : scores only.
-
-    calibrations : of the sample-rate detectors, in their order; () = their surprises are taken as they are.
-    open_rows : strange rows that open an alert, by sample-rate detector; () = as the policy says.
-    policy : of this class; None = the engine's.
-    """
-
-    sample: tuple[Detector, ...] = ()
-    window: tuple[Detector, ...] = ()
-    alerting: int = 0
-    calibrations: tuple[TailCalibration, ...] = ()
-    open_rows: tuple[int, ...] = ()
-    policy: PolicySpec | None = None
-
-
-@dataclass(slots=True)
-class Rows:
-    """What became of a block's n rows, for whoever listens: views that are good during the call.
-
-    slots, ts_us, frame_no, order : see `streams.core.devices.place`. opinions : of the sample-rate detectors.
-    events : of the alert policy, in order.
-    """
-
-    slots: NDArray[np.int32]
-    ts_us: NDArray[np.int64]
-    frame_no: NDArray[np.int32]
-    order: NDArray[np.uint8]
-    opinions: Opinions
-    events: list[Events]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """What the core does for every class.
-
-    scores_min_surprise : a window's scores below this are not published; None = no scores at all.
-    partitions : of the inputs: a device's frames on another than its id's are refused. 0 = not looked at.
-    drift : None = detectors' scores are not watched.
-    """
-
-    windows: WindowSpec
-    policy: PolicySpec
-    features: bool = True
-    scores_min_surprise: float | None = 0.0
-    late: bool = True
-    devices_max: int = 2_000_000
-    partitions: int = 0
-    block_values: int = 64 * 1024
-    drift: DriftSpec | None = None
-
-
-def layout(
-    catalog: Catalog, spec: EngineSpec, lineup: Lineup, stages: Sequence[Stage], bank: Sequence[Detector]
-) -> Layout:
-    """The row's pieces. Thresholds of the alert policy are not part of their meaning: they may change.
-
-    stages : watch, the sample-rate detectors, their calibrations, windows, alerts.
-    """
-    base = (catalog.key, *(f"{s.name}:{s.nature}" for s in catalog.signals))
-    watch, *detectors, windows, alerts = stages
-    calibrations = detectors[len(lineup.sample) :]
-    names = [d.spec.name for d in lineup.sample]
-    opinions = names if spec.scores_min_surprise is not None else []
-    return Layout(
-        (
-            Piece.of(8 * DEVICE_WORDS, *base, f"device:{DEVICE_WORDS}"),
-            Piece.of(watch.state_nbytes, *base, "watch"),
-            *(
-                Piece.of(s.state_nbytes, *base, d.spec.state_id)
-                for s, d in zip(detectors[: len(lineup.sample)], lineup.sample, strict=True)
-            ),
-            *(
-                Piece.of(c.state_nbytes, *base, lineup.sample[q].spec.state_id, c.meaning)
-                for q, c in enumerate(calibrations)
-                if isinstance(c, TailCalibration)
-            ),
-            Piece.of(windows.state_nbytes, *base, repr(spec.windows), *opinions),
-            Piece.of(alerts.state_nbytes, *base, "alerts:1", *names[: lineup.alerting]),
-        ),
-        tuple(Piece.of(d.state_nbytes, *base, d.spec.state_id) for d in bank),
-    )
 
 
 class Engine:
@@ -205,30 +105,13 @@ class Engine:
         self.state_id = self.layout.state_id
         #: Asked when the table is full, before a device is refused: whether it made room.
         self.evict: Callable[[], bool] = lambda: False
-        #: What a device declares of itself, by its id: asked at its first row where a detector knows cohorts.
-        self.declared: Callable[[bytes], Mapping[str, str]] = lambda _: {}
-        self._enrolling = [d for d in self.detectors if isinstance(d, Enrolling) and d.cohorts]
-        self._enrolled = np.zeros(self.devices.capacity, np.bool_)
+        self.enrolment = Enrolment(self.devices, self.detectors)
         #: Called with every block once it is judged; None = nobody listens.
         self.listener: Callable[[Rows], None] | None = None
 
     def _reserve(self, n_slots: int) -> None:
         for stage in (*self._stages(), *self.bank):
             stage.reserve(n_slots)
-
-    def _enrol(self, slots: NDArray[np.int32]) -> None:
-        """Tell the detectors of new devices' cohorts, before their first row."""
-        if len(self._enrolled) < self.devices.capacity:
-            self._enrolled = np.append(
-                self._enrolled, np.zeros(self.devices.capacity - len(self._enrolled), np.bool_)
-            )
-        new = np.unique(slots[~self._enrolled[slots]])
-        if len(new):
-            said = [self.declared(key) for key in self.devices.keys(new)]
-            for detector in self._enrolling:
-                cohorts = np.array([cohort_of(each, detector.cohorts) for each in said], np.int16)
-                detector.enrol(new, cohorts)
-            self._enrolled[new] = True
 
     def grow_to(self, n_slots: int) -> None:
         """Room for at least n_slots devices, doubling, but no more than devices_max unless so many are wanted."""
@@ -272,8 +155,7 @@ class Engine:
             return
         slots, ts_us, values = self._slots[:n], self._ts_us[:n], self._values[:n]
         order, frame_no, late = self._order[:n], self._frame_no[:n], self._late[:n]
-        if self._enrolling:
-            self._enrol(slots)
+        self.enrolment.of(slots)
         self._score(Block(slots, ts_us, values), order)
         late[:] = 0
         said = self._opinions
@@ -361,7 +243,8 @@ class Engine:
         """Window-rate detectors see mean and std of each signal at the window's end."""
         ts_us = (closed.head[:, O_PANE] + 1) * self.spec.windows.hop_us
         values = np.ascontiguousarray(closed.values[:, 1:3, :]).reshape(len(closed), -1)
-        block = Block(slots, ts_us, values)
+        alarm = np.nan_to_num(np.fmax.reduce(closed.peak[:, : self._alerting], axis=1, initial=0.0))
+        block = Block(slots, ts_us, values, alarm.astype(np.float32))
         peaks = np.full((len(closed), len(self.bank)), np.nan, np.float32)
         columns = np.full((len(closed), len(self.bank)), -1, np.int16)
         for q, detector in enumerate(self.bank):
@@ -428,10 +311,7 @@ class Engine:
         self.grow_to(self.devices.held + new)  # also past devices_max: they were let in elsewhere
         pairs = dict(shared(self.layout.pieces, theirs.pieces))
         slots, held = self.devices.adopt(device_rows)
-        self._enrolled = np.append(self._enrolled, np.zeros(self.devices.capacity, np.bool_))[
-            : self.devices.capacity
-        ]
-        self._enrolled[slots] = True
+        self.enrolment.done(slots)
         self.devices.mark_clean(slots)
         for i, stage in enumerate(self._stages(), 1):
             if i in pairs:
@@ -455,7 +335,7 @@ class Engine:
         for stage in (*self._stages(), *self.bank):
             stage.forget(slots)
         self.drift.forget(slots)
-        self._enrolled[slots[slots < len(self._enrolled)]] = False
+        self.enrolment.forget(slots)
         self.devices.release(slots)
 
     def release(self, owners: set[int]) -> int:

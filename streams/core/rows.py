@@ -16,7 +16,8 @@ from detectors.protocol import TOP
 from streams.core.alert_policy import EVENT_WORDS, OPENED, UPDATED, V_KIND, V_ROW
 from streams.core.devices import OUT_OF_ORDER, RESTART
 from streams.core.effects import Effects
-from streams.core.engine import Engine, EngineSpec, Lineup, Rows, Source
+from streams.core.engine import Engine
+from streams.core.lineup import EngineSpec, Lineup, Rows, Source
 from streams.core.windows import WindowSpec
 from telemetry.catalog import Catalog
 from telemetry.codec import zigzag

@@ -12,7 +12,7 @@ from detectors.ewma import EwmaZ
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core
 from streams.core.effects import Effects
-from streams.core.engine import EngineSpec, Lineup
+from streams.core.lineup import EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog, codec
 from telemetry.reasons import Reason

@@ -12,8 +12,8 @@ from detectors.rules import Rules
 from streams.core.alert_policy import PolicySpec
 from streams.core.core import Core
 from streams.core.effects import Effects
-from streams.core.engine import EngineSpec, Lineup
 from streams.core.layout import Layout, Piece, shared
+from streams.core.lineup import EngineSpec, Lineup
 from streams.core.state import Restored, dirty_rows, load
 from streams.core.windows import WindowSpec
 from telemetry import catalog

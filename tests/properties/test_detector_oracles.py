@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detector_models import MEAN, SD, correlated, fitted, needed
+from detector_models import SD, correlated, fitted, needed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.anomaly import HalfSpaceTrees

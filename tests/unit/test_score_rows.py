@@ -11,7 +11,7 @@ from detectors.protocol import Block, Scores
 from fleetwatch.score import scorer, with_budget
 from streams.core.core import Core
 from streams.core.effects import Effects
-from streams.core.engine import EngineSpec, Lineup
+from streams.core.lineup import EngineSpec, Lineup
 from streams.core.rows import CLOCK_STEP, LATE, MISSING, PLAIN, WARMING, RowScorer, RowScores
 from streams.core.windows import WindowSpec
 from streams.wiring import detector_factory
