@@ -226,6 +226,8 @@ class Evaluation:
         )  # fmt: skip
         end_us = START_US + plan.event_us
         last_us = end_us - round(LAST_S * SECOND_US)
+        for core in cores.values():
+            core.declare(fleet.devices())
         schedule = Schedule(fleet, plan.orders(device_class, seed), fleet.model.seed, last_us)
         topic = 0 if fleet.catalog.kind == "vehicle" else 1
         offset, pending, due_us = 0, list[Outgoing](), START_US + CHUNK_US

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detectors.relations_fit import fit
 from producers.fleet import make_fleet
+from streams.core.enrolment import declared_by
 from streams.core.watch import WatchStage
 from telemetry import catalog as catalogs
 from telemetry import settings as settings_module
@@ -44,10 +45,7 @@ def cohorts_of(devices: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[
     ------
     UsageError : no device declares one of the keys.
     """
-    said = {
-        d["device_id"].encode(): {"model": d["model"], "firmware": d["firmware"], **d["attributes"]}
-        for d in devices
-    }
+    said = {d["device_id"].encode(): declared_by(d) for d in devices}
     for key in by:
         if not any(key in each for each in said.values()):
             known = sorted({name for each in said.values() for name in each})

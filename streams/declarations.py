@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from streams.core.enrolment import declared_by
 from telemetry import clients, codec
 from telemetry.settings import Settings
 
@@ -113,4 +114,4 @@ class Declarations:
             self.refused += 1
             return
         if key in self._said or len(self._said) < self._devices_max:
-            self._said[key] = {"model": record["model"], "firmware": record["firmware"], **record["attributes"]}
+            self._said[key] = declared_by(record)

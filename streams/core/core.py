@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from streams.core.devices import (
 )
 from streams.core.effects import DeadLetter, Effects
 from streams.core.engine import Engine
+from streams.core.enrolment import declared_by
 from streams.core.lineup import EngineSpec, Lineup, Source
 from streams.core.records import (
     R_KEY_AT,
@@ -120,6 +122,11 @@ class Core:
             engine.enrolment.declared = self._declared
             self.engines[catalog_key] = engine
         return engine
+
+    def declare(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Know what these devices declare: records of the schema "device"."""
+        said = {record["device_id"].encode(): declared_by(record) for record in records}
+        self.declared = lambda key: said.get(key, {})
 
     def _declared(self, key: bytes) -> Mapping[str, str]:
         return self.declared(key)

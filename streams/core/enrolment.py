@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,11 @@ from numpy.typing import NDArray
 from detectors.cohorts import Enrolling, cohort_of
 from detectors.protocol import Detector
 from streams.core.devices import DeviceTable
+
+
+def declared_by(record: Mapping[str, Any]) -> dict[str, str]:
+    """What a record of the schema "device" says that a cohort may ask for."""
+    return {"model": record["model"], "firmware": record["firmware"], **record["attributes"]}
 
 
 class Enrolment:
