@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test fuzz demo bench chaos lock audit clean help
+.PHONY: setup check test fuzz demo bench quality chaos lock audit clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,11 @@ demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1
 
 bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
 	$(BIN)/python -m benchmarks.run
+
+DATA ?= ../shared/data
+
+quality: setup ## Score the labelled sets through the worker's engine (DATA=../shared/data); writes docs/detection-quality.md.
+	$(BIN)/python -m benchmarks.quality.run --data $(DATA)
 
 SEED ?= 1
 KILLS ?= 100

@@ -42,6 +42,10 @@ def _of_windows(name: str) -> bool:
         return False  # what makes the line-up says what is wrong with the name
 
 
+#: Guilty signals are named from so small a score on.
+NAMED_FROM = 0.01
+
+
 def scorer(settings: Settings, entry: Catalog, devices_max: int = 1) -> RowScorer:
     """A scorer as new, with the worker's line-up for the entry but for window-rate detectors.
 
@@ -50,7 +54,7 @@ def scorer(settings: Settings, entry: Catalog, devices_max: int = 1) -> RowScore
     SettingsError : a detector's name, parameter or model is wrong, or none that runs for the entry may alert.
     """
     detectors = tuple(d for d in settings.detectors if not _of_windows(d.name))
-    lineup = detector_factory(settings.model_copy(update={"detectors": detectors}))(entry)
+    lineup = detector_factory(settings.model_copy(update={"detectors": detectors}), explain_from=NAMED_FROM)(entry)
     try:
         return RowScorer(entry, lineup, devices_max)
     except ValueError as exc:
@@ -277,9 +281,12 @@ class Tally:
             self.signal = signals[column] if column >= 0 else ""
         self.rows += len(scores.score)
 
-    def line(self, alerts: int, cpu_s: float, values: int) -> str:
-        """``4,032 rows: 2 alerts, largest score 12.3 at ... (value); 700 warming; 210 ns of CPU a value``."""
-        parts = [f"{self.rows:,} rows: {alerts:,} alert{'' if alerts == 1 else 's'}"]
+    def line(self, alerts: int, opens: float, cpu_s: float, values: int) -> str:
+        """``4,032 rows: 2 alerts (from 4.94 on), largest score 12.3 at ... (value); 210 ns of CPU a value``.
+
+        opens : the score that opens an alert.
+        """
+        parts = [f"{self.rows:,} rows: {alerts:,} alert{'' if alerts == 1 else 's'} (from {opens:.3g} on)"]
         if self.rows:
             who = f" ({self.signal})" if self.signal else ""
             parts[0] += f", largest score {self.score:.4g} at {self.at}{who}"

@@ -184,7 +184,7 @@ def _score(
     progress.end()
     _warn(feed, reader, tally)
     values = feed.scorer.rows * sum(i >= 0 for i in reader.columns.signals)
-    return tally.line(feed.scorer.alerts - before, feed.cpu_s, values)
+    return tally.line(feed.scorer.alerts - before, feed.scorer.opens, feed.cpu_s, values)
 
 
 def _train(feed: Feed, reader: Reader, progress: Progress) -> None:

@@ -239,6 +239,8 @@ class RowScorer:
         self.entry = entry
         #: Names of the line-up's detectors, in the order of `RowScores.detector`.
         self.detectors = tuple(d.spec.name for d in lineup.sample)
+        #: The score that opens an alert.
+        self.opens = lineup.policy.open_surprise
         #: Rows so far, and alerts opened.
         self.rows = self.alerts = 0
         self._devices_max = devices_max
