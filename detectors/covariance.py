@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.blocks import check_block, check_states, clear, grown, readonly
 from detectors.covariance_kernel import update_rows
-from detectors.covariance_matrix import NEXT, SCALARS, TOLD, N, offsets, refresh
+from detectors.covariance_matrix import EXCESS, NEXT, SCALARS, START, TOLD, N, offsets, refresh
 from detectors.protocol import Block, DetectorSpec, Scores
 from detectors.surprise import CAP
 
@@ -28,7 +28,7 @@ def _check_prior(prior: Mapping[str, Any], d: int) -> dict[str, Any]:
     ------
     ValueError : the prior is not one that `detectors.covariance_fit.fit_prior` makes, or is for other columns.
     """
-    sizes = {part: per * d for part, per in PRIOR.items()} | {"covariance": d * (2 * d + 1)}
+    sizes = {part: per * d for part, per in PRIOR.items()} | {"covariance": d * (2 * d + 1), "tail": 2}
     out: dict[str, Any] = {}
     for part, size in sizes.items():
         try:
@@ -57,7 +57,8 @@ class Covariance:
 
     column by column : the residual of each feature given all the others, smoothed over about ten and about thirty
         rows, and read off a tail that is learnt for each (its start by small steps, its mean excess, a generalised
-        Pareto shape). The largest counts, less for having looked 4 d times. Sees what breaks a relation.
+        Pareto shape). The largest counts, less for having looked 4 d times, and is read off such a tail in turn: so
+        often do two in a thousand rows go. Sees what breaks a relation.
     the row as a whole : the logarithm of the squared distance from the mean, of the values by their (much shrunk)
         precision, of the movements one by one, smoothed over about three rows, by one nominal law for all devices.
         Sees what moves many signals at once without breaking their relations, as an overloaded server does.
@@ -93,8 +94,8 @@ class Covariance:
 
     Notes
     -----
-    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 122 d + 32 bytes a slot when saved,
-    28 d^2 + 116 d + 32 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
+    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 122 d + 40 bytes a slot when saved,
+    28 d^2 + 116 d + 40 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
     are missing.
 
     References
@@ -146,7 +147,7 @@ class Covariance:
             "prior_rows": int(prior_rows),
             "explain_from": float(explain_from),
         }
-        self._spec = DetectorSpec("covariance", 1, "sample", tuple(columns), params)
+        self._spec = DetectorSpec("covariance", 2, "sample", tuple(columns), params)
         self._d = d
         self._prm = np.array(
             [alpha, warm_rows, shrink, hold, hold_rows, explain_from, math.log10(4 * d)], np.float64
@@ -204,6 +205,7 @@ class Covariance:
         state[seen:live] = np.where(np.array(prior["unit"][:d]) > 0.0, max(rows, self._prm[1]), 0.0)
         state[start:excess], state[excess:scalar] = prior["start"], prior["excess"]
         state[smooth:start] = 0.0
+        state[scalar + START], state[scalar + EXCESS] = prior["tail"]
         state[scalar + N] = state[scalar + TOLD] = rows
         state[scalar + NEXT] = 0.0
         refresh(state, self._wide[slot], self._joint[slot], self._whole[slot], self._prm, work, work[0].copy())

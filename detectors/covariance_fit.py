@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.covariance import Covariance
-from detectors.covariance_matrix import TOLD, N, offsets
+from detectors.covariance_matrix import EXCESS, START, TOLD, N, offsets
 from detectors.protocol import Block, Scores
 
 ROWS_MIN = 100
@@ -41,6 +41,7 @@ def _learnt(columns: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, ND
         "movement": fields[slow:last] * unit[:d] ** 2,
         "start": fields[start:excess],
         "excess": fields[excess:scalar],
+        "tail": fields[[scalar + START, scalar + EXCESS]],
         "seen": np.tile(fields[seen:live], 2),
     }
 
@@ -56,8 +57,8 @@ def fit_prior(columns: tuple[str, ...], devices: Sequence[NDArray[np.float32]]) 
     -------
     Plain lists: means and units (standard deviations, 0 = never seen to vary) of the 2 d features, their covariance
     in these units as a packed lower triangle, the usual mean square of a value's steps, starts and mean excesses of
-    the tails of the smoothed residuals, and the rows that it stands for. The covariance is that within the devices
-    plus that between their means.
+    the tails of the smoothed residuals and of the column statistic, and the rows that it stands for. The covariance
+    is that within the devices plus that between their means.
 
     Raises
     ------
@@ -91,5 +92,6 @@ def fit_prior(columns: tuple[str, ...], devices: Sequence[NDArray[np.float32]]) 
         "movement": movement.tolist(),
         "start": np.median([one["start"] for one in learnt], axis=0).tolist(),
         "excess": np.median([one["excess"] for one in learnt], axis=0).tolist(),
+        "tail": np.median([one["tail"] for one in learnt], axis=0).tolist(),
         "rows": int(max(1, seen.max(axis=1).sum())),
     }

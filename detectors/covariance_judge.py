@@ -11,18 +11,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.covariance_matrix import TOLD, offsets
+from detectors.covariance_matrix import EXCESS, START, TOLD, offsets
 from detectors.protocol import TOP
 
 SMOOTHING = (0.1, 0.03)  # of the residuals, over about ten and about thirty rows
 TAIL, TAIL_STEP, TAIL_SHAPE = 0.01, 0.01, 0.1  # share above a tail's start, how fast that is followed, Pareto shape
 LOG_TENTH = 0.43429448
+#: The same of the column statistic, and where its start and mean excess begin; it starts no lower than START_LEAST.
+OVERALL_TAIL, OVERALL_START, OVERALL_EXCESS, START_LEAST = 0.002, 3.0, 0.1, 0.5
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def own_surprise(size: float, start: float, excess: float) -> float:
-    """-log10 p of a smoothed residual by its learnt tail: straight below the start, generalised Pareto above."""
-    base = -math.log10(TAIL)
+def own_surprise(size: float, start: float, excess: float, tail: float) -> float:
+    """-log10 p by a learnt tail: straight below its start, which a share `tail` exceeds, Pareto above."""
+    base = -math.log10(tail)
     if size <= start:
         return base * size / start
     return base + LOG_TENTH * math.log1p(TAIL_SHAPE * (size - start) / excess) / TAIL_SHAPE
@@ -57,7 +59,7 @@ def judge(
             best = max(best, share)
             if share > np.float32(1):
                 excess = np.float64(state[o_excess + s * n + j])
-                above = max(above, own_surprise(np.float64(abs(smooth[j])), np.float64(start[j]), excess))
+                above = max(above, own_surprise(np.float64(abs(smooth[j])), np.float64(start[j]), excess, TAIL))
     return max(above, np.float64(base * best) if best <= np.float32(1) else above)
 
 
@@ -92,7 +94,7 @@ def name(
                     size = np.float64(abs(state[o_smooth + at]))
                     own = max(
                         own,
-                        own_surprise(size, np.float64(state[o_start + at]), np.float64(state[o_excess + at])),
+                        own_surprise(size, np.float64(state[o_start + at]), np.float64(state[o_excess + at]), TAIL),
                     )
         part = np.float64(far[j] * u[j]) + np.float64(far[d + j] * far[d + j])
         weight = np.float32((own + 0.1) * math.sqrt(max(part, 0.1)))
@@ -136,3 +138,28 @@ def learn_tails(state: NDArray[np.float32], there: NDArray[np.bool_], d: int) ->
                 state[o_excess + s * n + j] = max(excess, np.float32(0.1) * start[j])
             else:
                 start[j] = max(start[j] * down, least) if counts else start[j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def overall(scalar: NDArray[np.float32], statistic: float) -> float:
+    """Surprise of the column statistic by its own tail."""
+    if scalar[START] == np.float32(0):
+        scalar[START], scalar[EXCESS] = np.float32(OVERALL_START), np.float32(OVERALL_EXCESS)
+    return own_surprise(statistic, np.float64(scalar[START]), np.float64(scalar[EXCESS]), OVERALL_TAIL)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def learn_overall(scalar: NDArray[np.float32], statistic: float) -> None:
+    """Follow the value that a share OVERALL_TAIL of the column statistics exceeds, and the mean excess above it."""
+    start, excess = float(scalar[START]), float(scalar[EXCESS])
+    expected = np.float64(scalar[TOLD]) * OVERALL_TAIL
+    gain = max(0.02 * TAIL_STEP, min(TAIL_STEP, 1.0 / (expected + 1.0)))
+    if statistic > start:
+        over, bound = statistic - start, 4.0 * excess
+        excess += max(0.002, 1.0 / (expected + 10.0)) * (min(over, bound) - excess)
+        start *= 1.0 + gain * (1.0 - OVERALL_TAIL) * min(1.0, bound / over)
+    else:
+        start *= 1.0 - gain * OVERALL_TAIL
+    start = max(start, START_LEAST)
+    scalar[START] = np.float32(start)
+    scalar[EXCESS] = np.float32(max(excess, 0.02 * start))

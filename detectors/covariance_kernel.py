@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.covariance_judge import judge, learn_tails, name
+from detectors.covariance_judge import judge, learn_overall, learn_tails, name, overall
 from detectors.covariance_matrix import (
     HELD,
     NEXT,
@@ -38,7 +38,7 @@ WHOLE_GAIN = 0.4
 ROBUST = 3.0  # sizes of a usual row from which a row teaches less
 LITTLE = 0.1  # what a row that alarms teaches
 SETTLE = 20.0  # rows of its own until a device with a prior is judged
-SCALE, BODY, WHOLE_AT, WHOLE_SLOPE = 1.8, 0.7, 1.2, 0.6  # from the statistics to surprise
+WHOLE_AT, WHOLE_SLOPE = 1.2, 0.6  # from the log size of a row to surprise
 STILL = np.float32(1e-30)
 ABSURD, ABSURD_SLOPE = 100.0, 3.0  # from so many standard deviations, surprise by a power of ten
 FAR = 1e9  # units from the mean: farther is as far
@@ -289,14 +289,14 @@ def update_rows(
         if present == 0:
             continue
         scalar = own[o_scalar:]
-        size, told = -1.0, -1.0
+        size, told, worst = -1.0, -1.0, 0.0
         if scalar[READY] > np.float32(0):
             size = _measure(own, joint[slot], whole[slot], there, off, z, far, r, u, gone, work, right)
         if size >= 0.0:
             apart = 2.0 * math.log(max(size, 0.1)) - np.float64(scalar[WHOLE])
             scalar[WHOLE] += np.float32(WHOLE_GAIN * apart)
-            worst = judge(own, there, r, d) - prm[P_TRIES]
-            told = max(SCALE * (worst - BODY), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE]), 0.0)
+            worst = max(judge(own, there, r, d) - prm[P_TRIES], 0.0) + 0.01
+            told = max(overall(scalar, worst), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE]))
             told = min(max(told, _absurd(own, there, off, d)), CAP)
         judged = told >= 0.0 and scalar[OWN] >= SETTLE
         if judged:
@@ -310,6 +310,7 @@ def update_rows(
         if told >= 0.0:
             if heard < prm[P_HOLD] or weight == 1.0:
                 learn_tails(own, there, d)
+                learn_overall(scalar, worst)
             scalar[TOLD] = min(scalar[TOLD] + np.float32(1), MOST)
         scalar[OWN] = min(scalar[OWN] + np.float32(1), MOST)
         if weight > 0.0:

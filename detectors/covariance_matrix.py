@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 #: Parameters of one detector, in the order of `prm`; P_TRIES: log10 of the statistics that are looked at.
 P_ALPHA, P_WARM, P_SHRINK, P_HOLD, P_HOLD_ROWS, P_EXPLAIN, P_TRIES = range(7)
 #: Scalars of a slot: rows learnt, rows at the next refresh, usual size of a row, length of the stretch of alarms,
-#: smoothed log size of a row, rows scored; 1 = the matrices are there; rows of its own.
-N, NEXT, USUAL, HELD, WHOLE, TOLD, READY, OWN = range(8)
-SCALARS = 8
+#: smoothed log size of a row, rows scored; 1 = the matrices are there; rows of its own; start and mean excess
+#: of the column statistic's tail.
+N, NEXT, USUAL, HELD, WHOLE, TOLD, READY, OWN, START, EXCESS = range(10)
+SCALARS = 10
 GROWTH, EVERY = 1.2, 500.0  # a refresh when the rows grew so much, or so many came
 #: Shrinkage of the second matrix, of the values alone, which weighs how far the row as a whole is out.
 SHRINK_WHOLE = 0.5

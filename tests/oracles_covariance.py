@@ -12,10 +12,11 @@ import numpy as np
 SMOOTHING, CLIP, CLIP_WHOLE = (0.1, 0.03), 5.0, 10.0
 
 
-def tail(size, start, excess):
+def tail(size, start, excess, share=0.01):
+    base = -math.log10(share)
     if size <= start:
-        return 2.0 * size / start
-    return 2.0 + math.log10(1.0 + 0.1 * (size - start) / excess) / 0.1
+        return base * size / start
+    return base + math.log10(1.0 + 0.1 * (size - start) / excess) / 0.1
 
 
 class Device:
@@ -36,6 +37,7 @@ class Device:
         self.live = np.zeros(n, bool)
         self.smooth, self.start, self.excess = np.zeros((2, n)), np.zeros((2, n)), np.zeros((2, n))
         self.rows = self.next = self.usual = self.held = self.whole = self.told = 0.0
+        self.above, self.beyond, self.worst = 3.0, 0.1, 0.0
         self.joint = self.values = None
 
     def features(self, x):
@@ -93,7 +95,8 @@ class Device:
                         self.start[s, j], self.excess[s, j] = 2.0 * white, 0.5 * white
                     self.smooth[s, j] += gain * (r[j] / math.sqrt(self.joint[j, j]) - self.smooth[s, j])
                     own[s, j] = tail(abs(self.smooth[s, j]), self.start[s, j], self.excess[s, j])
-            surprise = max(1.8 * (own.max() - math.log10(4 * d) - 0.7), 1.2 + 0.6 * self.whole, 0.0)
+            self.worst = max(own.max() - math.log10(4 * d), 0.0) + 0.01
+            surprise = max(tail(self.worst, self.above, self.beyond, 0.002), 1.2 + 0.6 * self.whole)
             most = np.abs(off[:d])[counts[:d]].max(initial=0.0)
             surprise = max(surprise, 3.0 * math.log10(most / 100.0)) if most > 100.0 else surprise
             own = own.max(axis=0).reshape(2, d).max(axis=0)
@@ -155,6 +158,15 @@ class Device:
                     self.start[s, j] *= 1.0 - gain * 0.01
                 self.start[s, j] = max(self.start[s, j], math.sqrt(g / (2.0 - g)))
                 self.excess[s, j] = max(self.excess[s, j], 0.1 * self.start[s, j])
+        over, gain = self.worst - self.above, max(0.0002, min(0.01, 1.0 / (self.told * 0.002 + 1.0)))
+        if over > 0:
+            bound = 4.0 * self.beyond
+            self.above *= 1.0 + gain * 0.998 * min(1.0, bound / over)
+            self.beyond += max(0.002, 1.0 / (self.told * 0.002 + 10.0)) * (min(over, bound) - self.beyond)
+        else:
+            self.above *= 1.0 - gain * 0.002
+        self.above = max(self.above, 0.5)
+        self.beyond = max(self.beyond, 0.02 * self.above)
 
     def refresh(self):
         d, n = self.d, 2 * self.d

@@ -101,10 +101,10 @@ def test_it_is_its_oracle_whatever_is_missing(d, seed):
 def test_healthy_devices_are_seldom_surprising():
     told = np.concatenate([run(made(), block(device(seed))).surprise[60:] for seed in range(8)])
     assert np.isfinite(told).all()
-    assert np.mean(told > 3.0) < 5e-3
-    assert np.mean(told > 2.0) < 3e-2
-    assert np.mean(told > 1.5) < 0.1
-    assert told.max() < 8.0
+    assert np.mean(told > 3.0) < 2e-3
+    assert np.mean(told > 2.0) < 2e-2
+    assert np.mean(told > 1.5) < 5e-2
+    assert told.max() < 6.0
 
 
 @pytest.mark.parametrize("column", range(6))
@@ -114,8 +114,9 @@ def test_a_broken_relation_is_found_and_the_right_signal_named_first(column, sig
     values[2000:2030, column] += sign * 6.0
     clean = device(11)
     scores = run(made(), block(values))
-    assert (scores.surprise[2003:2015] > 5.0).all()
-    assert (scores.surprise[2003:2030] > 2.0).all()
+    assert (scores.surprise[2003:2015] > 3.0).all()
+    assert (scores.surprise[2003:2030] > 1.5).all()
+    assert scores.surprise[2000:2030].max() > 4.5
     assert (scores.column[2003:2030, 0] == column).mean() > 0.9
     assert scores.column[2000 + int(np.argmax(scores.surprise[2000:2030])), 0] == column
     others = np.delete(clean[2006:2030], column, axis=1).mean(axis=1)
@@ -132,7 +133,7 @@ def test_a_signal_that_freezes_or_becomes_noisy_is_named(fault):
         values[2000:2060, 2] += np.random.default_rng(1).normal(0.0, 5.0, 60).astype(np.float32)
     scores = run(made(), block(values))
     worst = 2000 + int(np.argmax(scores.surprise[2000:2060]))
-    assert scores.surprise[worst] > 4.0
+    assert scores.surprise[worst] > 3.3
     assert scores.column[worst, 0] == 2
 
 
@@ -231,7 +232,7 @@ def test_with_a_prior_a_fault_in_the_second_minute_is_found_and_named_without_it
             assert np.isnan(scores.surprise[:59]).all()
             continue
         assert scores.surprise[20:30].max() < 3.0
-        assert scores.surprise[33:50].max() > 5.0
+        assert scores.surprise[33:50].max() > 4.0
         assert scores.column[30 + int(np.argmax(scores.surprise[30:50])), 0] == 3
 
 
