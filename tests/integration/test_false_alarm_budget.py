@@ -1,4 +1,4 @@
-"""The budget of false alarms is what healthy devices cost: counted through the worker's engine, by the shipped settings.
+"""The budget of false alarms is what health costs: counted through the worker's engine, by the shipped settings.
 
 Months of event time are needed for a few false alarms, so the device is a slow one: a row every ten seconds.
 """
