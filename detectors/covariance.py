@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.blocks import check_block, check_states, clear, grown, readonly
 from detectors.covariance_kernel import update_rows
-from detectors.covariance_matrix import EXCESS, NEXT, SCALARS, START, TOLD, N, offsets, refresh
+from detectors.covariance_matrix import EXCESS, NEXT, SCALARS, START, TOLD, WAITING, N, offsets, refresh
 from detectors.protocol import Block, DetectorSpec, Scores
 from detectors.surprise import CAP
 
@@ -94,8 +94,8 @@ class Covariance:
 
     Notes
     -----
-    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 122 d + 40 bytes a slot when saved,
-    28 d^2 + 116 d + 40 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
+    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 158 d + 48 bytes a slot when saved,
+    28 d^2 + 152 d + 48 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
     are missing.
 
     References
@@ -153,7 +153,7 @@ class Covariance:
             [alpha, warm_rows, shrink, hold, hold_rows, explain_from, math.log10(4 * d)], np.float64
         )
         self._packed = np.tril_indices(2 * d), np.tril_indices(d)
-        self._state: NDArray[np.float32] = np.zeros((0, offsets(d)[9] + SCALARS), np.float32)
+        self._state: NDArray[np.float32] = np.zeros((0, offsets(d)[11] + SCALARS), np.float32)
         self._wide: NDArray[np.float64] = np.zeros((0, 4 * d))
         self._joint: NDArray[np.float32] = np.zeros((0, 2 * d, 2 * d), np.float32)
         self._whole: NDArray[np.float32] = np.zeros((0, d, d), np.float32)
@@ -195,16 +195,17 @@ class Covariance:
 
     def _begin(self, slot: int, prior: Mapping[str, Any]) -> None:
         d, state = self._d, self._state[slot]
-        fast, slow, last, seen, live, _, smooth, start, excess, scalar = offsets(d)
+        fast, slow, last, seen, spread, live, _, smooth, start, excess, wait, scalar = offsets(d)
         work = np.zeros((2 * d, 2 * d))
         rows = min(prior["rows"], self._spec.params["prior_rows"])
         self._wide[slot] = prior["mean"] + prior["unit"]
         state[:fast] = prior["covariance"]
         state[fast:slow] = state[slow:last] = prior["movement"]
         state[last:seen] = prior["mean"][:d]
-        state[seen:live] = np.where(np.array(prior["unit"][:d]) > 0.0, max(rows, self._prm[1]), 0.0)
-        state[start:excess], state[excess:scalar] = prior["start"], prior["excess"]
-        state[smooth:start] = 0.0
+        state[seen:spread] = np.where(np.array(prior["unit"][:d]) > 0.0, max(rows, self._prm[1]), 0.0)
+        state[spread:live] = state[np.cumsum(np.arange(1, d + 1)) - 1]
+        state[start:excess], state[excess:wait] = prior["start"], prior["excess"]
+        state[smooth:start] = state[wait:scalar] = state[scalar + WAITING] = 0.0
         state[scalar + START], state[scalar + EXCESS] = prior["tail"]
         state[scalar + N] = state[scalar + TOLD] = rows
         state[scalar + NEXT] = 0.0

@@ -28,7 +28,7 @@ def _learnt(columns: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, ND
     state = detector.snapshot(slots[:1])[0]
     wide = state[: 32 * d].view(np.float64)
     fields = state[32 * d :].view(np.float32).astype(np.float64)
-    fast, slow, last, seen, live, _, _, start, excess, scalar = offsets(d)
+    fast, slow, last, seen, spread, _, _, _, start, excess, wait, scalar = offsets(d)
     if fields[scalar + N] < ROWS_MIN or fields[scalar + TOLD] < 1:
         return {}
     mean, unit = wide[: 2 * d], wide[2 * d :]
@@ -40,9 +40,9 @@ def _learnt(columns: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, ND
         "covariance": covariance * np.outer(unit, unit),
         "movement": fields[slow:last] * unit[:d] ** 2,
         "start": fields[start:excess],
-        "excess": fields[excess:scalar],
+        "excess": fields[excess:wait],
         "tail": fields[[scalar + START, scalar + EXCESS]],
-        "seen": np.tile(fields[seen:live], 2),
+        "seen": np.tile(fields[seen:spread], 2),
     }
 
 

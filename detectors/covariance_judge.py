@@ -11,69 +11,83 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detectors.covariance_matrix import EXCESS, START, TOLD, offsets
+from detectors.covariance_matrix import EXCESS, SMOOTHING, START, TOLD, offsets
 from detectors.protocol import TOP
 
-SMOOTHING = (0.1, 0.03)  # of the residuals, over about ten and about thirty rows
 TAIL, TAIL_STEP, TAIL_SHAPE = 0.01, 0.01, 0.1  # share above a tail's start, how fast that is followed, Pareto shape
-LOG_TENTH = 0.43429448
 #: The same of the column statistic, and where its start and mean excess begin; it starts no lower than START_LEAST.
 OVERALL_TAIL, OVERALL_START, OVERALL_EXCESS, START_LEAST = 0.002, 3.0, 0.1, 0.5
+BASE, OVERALL_BASE = -math.log10(TAIL), -math.log10(OVERALL_TAIL)
+LOG_TENTH = 0.43429448
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def own_surprise(size: float, start: float, excess: float, tail: float) -> float:
-    """-log10 p by a learnt tail: straight below its start, which a share `tail` exceeds, Pareto above."""
-    base = -math.log10(tail)
-    if size <= start:
-        return base * size / start
-    return base + LOG_TENTH * math.log1p(TAIL_SHAPE * (size - start) / excess) / TAIL_SHAPE
+def tail_surprise(share: float, over: float, base: float) -> float:
+    """-log10 p by a learnt tail of base = -log10 p at its start: straight below, generalised Pareto above.
+
+    share : of the start. over : what is above the start, in mean excesses, 0 = nothing.
+    """
+    if over > 0.0:
+        return base + LOG_TENTH * math.log1p(TAIL_SHAPE * over) / TAIL_SHAPE
+    return base * share
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def judge(
     state: NDArray[np.float32],
-    there: NDArray[np.bool_],
+    counts: NDArray[np.float32],
     r: NDArray[np.float32],
-    d: int,
+    share: NDArray[np.float32],
+    over: NDArray[np.float32],
+    share_bits: NDArray[np.int32],
+    over_bits: NDArray[np.int32],
 ) -> float:
-    """Smooth the residuals r = (precision z); the largest surprise of any."""
-    n = 2 * d
-    o_live, o_rate, o_smooth, o_start, o_excess = offsets(d)[4:9]
-    best = np.float32(0)
-    above = -1.0
-    base = np.float32(-math.log10(TAIL))
+    """Smooth the residuals r = (precision z) of what counts (1, else 0); the largest surprise of any.
+
+    share, over : filled for both scales as `tail_surprise` wants them, 0 where nothing counts; their bits grow with
+    them, and the largest of integers is found faster.
+    """
+    n = len(r)
+    o_rate, o_smooth, o_start, o_excess = offsets(n // 2)[6:10]
+    rate = state[o_rate:o_smooth]
     for s in range(2):
         gain = np.float32(SMOOTHING[s])
-        smooth = state[o_smooth + s * n : o_smooth + s * n + n]
-        start = state[o_start + s * n : o_start + s * n + n]
-        white = np.float32(math.sqrt(SMOOTHING[s] / (2.0 - SMOOTHING[s])))
+        at, end = s * n, s * n + n
+        smooth = state[o_smooth + at : o_smooth + end]
+        start, excess = state[o_start + at : o_start + end], state[o_excess + at : o_excess + end]
+        own_share, own_over = share[at:end], over[at:end]
         for j in range(n):
-            if not (there[j] and state[o_live + j] > np.float32(0)):
-                continue
-            if start[j] == np.float32(0):
-                start[j] = np.float32(2) * white
-                state[o_excess + s * n + j] = np.float32(0.5) * white
-            smooth[j] += gain * (r[j] * state[o_rate + j] - smooth[j])
-            share = abs(smooth[j]) / start[j]
-            best = max(best, share)
-            if share > np.float32(1):
-                excess = np.float64(state[o_excess + s * n + j])
-                above = max(above, own_surprise(np.float64(abs(smooth[j])), np.float64(start[j]), excess, TAIL))
-    return max(above, np.float64(base * best) if best <= np.float32(1) else above)
+            value = smooth[j] + counts[j] * gain * (r[j] * rate[j] - smooth[j])
+            smooth[j] = value
+            size = counts[j] * abs(value)
+            own_share[j] = size / start[j]
+            own_over[j] = max(size - start[j], np.float32(0)) / excess[j]
+    largest, most = np.int64(0), np.int64(0)
+    for j in range(2 * n):
+        largest = max(largest, np.int64(share_bits[j]))
+        most = max(most, np.int64(over_bits[j]))
+    if most == 0:
+        at = 0
+        while share_bits[at] != largest:
+            at += 1
+        return tail_surprise(np.float64(share[at]), 0.0, BASE)
+    at = 0
+    while over_bits[at] != most:
+        at += 1
+    return tail_surprise(1.0, np.float64(over[at]), BASE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def name(
     x: NDArray[np.float32],
-    state: NDArray[np.float32],
     wide: NDArray[np.float64],
     joint: NDArray[np.float32],
     z: NDArray[np.float32],
     r: NDArray[np.float32],
-    far: NDArray[np.float32],
-    u: NDArray[np.float32],
-    there: NDArray[np.bool_],
+    part: NDArray[np.float32],
+    counts: NDArray[np.float32],
+    share_of: NDArray[np.float32],
+    over_of: NDArray[np.float32],
     surprise: float,
     column: NDArray[np.int16],
     expected: NDArray[np.float32],
@@ -82,22 +96,14 @@ def name(
     """Name the TOP columns: by their own surprise, and by the root of their part in how far out the row is."""
     d = len(x)
     n = 2 * d
-    o_live, _, o_smooth, o_start, o_excess = offsets(d)[4:9]
     for j in range(d):
-        if not (there[j] and state[o_live + j] > np.float32(0)):
+        if counts[j] == np.float32(0):
             continue
-        own = 0.0
-        for s in range(2):
-            for k in range(j, n, d):
-                at = s * n + k
-                if there[k] and state[o_live + k] > np.float32(0):
-                    size = np.float64(abs(state[o_smooth + at]))
-                    own = max(
-                        own,
-                        own_surprise(size, np.float64(state[o_start + at]), np.float64(state[o_excess + at]), TAIL),
-                    )
-        part = np.float64(far[j] * u[j]) + np.float64(far[d + j] * far[d + j])
-        weight = np.float32((own + 0.1) * math.sqrt(max(part, 0.1)))
+        near, over = np.float32(0), np.float32(0)
+        for at in range(j, 2 * n, d):
+            near, over = max(near, share_of[at]), max(over, over_of[at])
+        own = tail_surprise(np.float64(near), np.float64(over), BASE)
+        weight = np.float32((own + 0.1) * math.sqrt(max(np.float64(part[j]), 0.1)))
         at = TOP - 1
         if column[at] >= 0 and share[at] >= weight:
             continue
@@ -115,29 +121,29 @@ def name(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def learn_tails(state: NDArray[np.float32], there: NDArray[np.bool_], d: int) -> None:
+def learn_tails(state: NDArray[np.float32], counts: NDArray[np.float32]) -> None:
     """Follow the value that a share TAIL of the smoothed residuals exceeds, and the mean excess above it."""
-    n = 2 * d
-    o_live, _, o_smooth, o_start, o_excess, o_scalar = offsets(d)[4:10]
+    n = len(counts)
+    o_smooth, o_start, o_excess, _, o_scalar = offsets(n // 2)[7:12]
     told = np.float64(state[o_scalar + TOLD])
     gain = max(0.02 * TAIL_STEP, min(TAIL_STEP, 1.0 / (told * TAIL + 1.0)))
     gain_excess = np.float32(max(0.002, 1.0 / (told * TAIL + 10.0)))
     down, up = np.float32(1.0 - gain * TAIL), np.float32(gain * (1.0 - TAIL))
     for s in range(2):
         least = np.float32(math.sqrt(SMOOTHING[s] / (2.0 - SMOOTHING[s])))
-        smooth = state[o_smooth + s * n : o_smooth + s * n + n]
-        start = state[o_start + s * n : o_start + s * n + n]
+        at, end = s * n, s * n + n
+        smooth = state[o_smooth + at : o_smooth + end]
+        start, excess = state[o_start + at : o_start + end], state[o_excess + at : o_excess + end]
         for j in range(n):
-            counts = there[j] & (state[o_live + j] > np.float32(0))
-            if counts & (abs(smooth[j]) > start[j]):
-                excess = state[o_excess + s * n + j]
-                over = abs(smooth[j]) - start[j]
-                bound = np.float32(4) * excess
-                start[j] = max(start[j] + start[j] * up * min(np.float32(1), bound / over), least)
-                excess += gain_excess * (min(over, bound) - excess)
-                state[o_excess + s * n + j] = max(excess, np.float32(0.1) * start[j])
-            else:
-                start[j] = max(start[j] * down, least) if counts else start[j]
+            begin, mean = start[j], excess[j]
+            over = abs(smooth[j]) - begin
+            above = over > np.float32(0)
+            bound = np.float32(4) * mean
+            grown = begin + begin * up * (min(over, bound) / (over if above else np.float32(1)))
+            moved = max(grown if above else begin * down, least)
+            start[j] = moved if counts[j] > np.float32(0) else begin
+            larger = max(mean + gain_excess * (min(over, bound) - mean), np.float32(0.1) * moved)
+            excess[j] = larger if above & (counts[j] > np.float32(0)) else mean
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -145,7 +151,8 @@ def overall(scalar: NDArray[np.float32], statistic: float) -> float:
     """Surprise of the column statistic by its own tail."""
     if scalar[START] == np.float32(0):
         scalar[START], scalar[EXCESS] = np.float32(OVERALL_START), np.float32(OVERALL_EXCESS)
-    return own_surprise(statistic, np.float64(scalar[START]), np.float64(scalar[EXCESS]), OVERALL_TAIL)
+    start, excess = np.float64(scalar[START]), np.float64(scalar[EXCESS])
+    return tail_surprise(statistic / start, (statistic - start) / excess, OVERALL_BASE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

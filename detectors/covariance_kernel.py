@@ -9,9 +9,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from detectors.covariance_features import features
 from detectors.covariance_judge import judge, learn_overall, learn_tails, name, overall
 from detectors.covariance_matrix import (
+    BATCH,
     HELD,
+    KEPT,
     NEXT,
     OWN,
     P_ALPHA,
@@ -23,77 +26,24 @@ from detectors.covariance_matrix import (
     READY,
     TOLD,
     USUAL,
+    WAITING,
     WHOLE,
     N,
     fill,
     offsets,
     refresh,
+    settle,
 )
 from detectors.surprise import CAP
 
 CLIP, CLIP_WHOLE = np.float32(5.0), np.float32(10.0)  # farthest that counts: column by column, and as a whole
-MOVES = np.float32(0.3)  # weight of the last step in how much a value moves
-MOVES_LEAST, MOVES_OF_SPREAD = 0.05, 0.06  # share of the usual movement that is stillness; of the variance in it
 WHOLE_GAIN = 0.4
 ROBUST = 3.0  # sizes of a usual row from which a row teaches less
 LITTLE = 0.1  # what a row that alarms teaches
 SETTLE = 20.0  # rows of its own until a device with a prior is judged
 WHOLE_AT, WHOLE_SLOPE = 1.2, 0.6  # from the log size of a row to surprise
-STILL = np.float32(1e-30)
 ABSURD, ABSURD_SLOPE = 100.0, 3.0  # from so many standard deviations, surprise by a power of ten
-FAR = 1e9  # units from the mean: farther is as far
 MOST = np.float32(16_000_000.0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _features(
-    x: NDArray[np.float32],
-    state: NDArray[np.float32],
-    wide: NDArray[np.float64],
-    there: NDArray[np.bool_],
-    off: NDArray[np.float32],
-) -> int:
-    """Fill `off` with how far each feature lies from its mean, in its unit, 0 where missing; the present values.
-    Follows how much each value moves, which is no learning: it forgets within a few rows."""
-    d = len(x)
-    o_fast, o_slow, o_last, o_seen = offsets(d)[:4]
-    present = 0
-    for j in range(d):
-        there[j] = abs(x[j]) < np.float32(1e30)
-        there[d + j] = False
-        off[j] = np.float32(0)
-        off[d + j] = np.float32(0)
-        if not there[j]:
-            continue
-        present += 1
-        value = np.float64(x[j])
-        if state[o_seen + j] == np.float32(0):
-            wide[j] = value
-            state[o_last + j] = x[j]
-            continue
-        apart = value - wide[j]
-        unit = wide[2 * d + j]
-        if unit == 0.0:
-            if apart == 0.0:
-                continue
-            unit = max(abs(apart), 1e-6 * abs(value))
-            wide[2 * d + j] = unit
-        off[j] = np.float32(min(max(apart / unit, -FAR), FAR))
-        step = np.float32(min(max((value - np.float64(state[o_last + j])) / unit, -FAR), FAR))
-        state[o_last + j] = x[j]
-        fast = state[o_fast + j] + MOVES * (step * step - state[o_fast + j])
-        state[o_fast + j] = fast if fast > STILL else np.float32(0)  # never a denormal: they are slow
-        at = j * (j + 1) // 2 + j
-        usual = np.float64(state[o_slow + j]) + MOVES_OF_SPREAD * np.float64(state[at])
-        if usual <= 0.0:
-            continue
-        moved = 0.5 * math.log(np.float64(state[o_fast + j]) / usual + MOVES_LEAST)
-        there[d + j] = True
-        if wide[3 * d + j] == 0.0:
-            wide[d + j] = moved
-            wide[3 * d + j] = 1.0
-        off[d + j] = np.float32(min(max((moved - wide[d + j]) / wide[3 * d + j], -FAR), FAR))
-    return present
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -120,48 +70,89 @@ def _times(matrix: NDArray[np.float32], z: NDArray[np.float32], n: int, out: NDA
 def _learn(
     state: NDArray[np.float32],
     wide: NDArray[np.float64],
-    there: NDArray[np.bool_],
+    there: NDArray[np.float32],
     off: NDArray[np.float32],
     weight: float,
     alpha: float,
-    gain: NDArray[np.float64],
+    gain: NDArray[np.float32],
 ) -> None:
-    """Learn a row with `weight` (1 = in full). gain : scratch, the features' own gains."""
+    """Learn a row with `weight` (1 = in full). gain : scratch, the features' own gains.
+
+    The covariance of a row that all values have, learnt alike, waits until BATCH such rows are there.
+    """
     n = len(off)
     d = n // 2
-    o_fast, o_slow, _, o_seen = offsets(d)[:4]
-    same = True
+    o_fast, o_slow, o_last, o_seen, o_spread, o_live = offsets(d)[:6]
+    fast, slow = state[o_fast:o_slow], state[o_slow:o_last]
+    seen, spread = state[o_seen:o_spread], state[o_spread:o_live]
+    all_alike = weight * max(alpha, 1.0 / (np.float64(seen[0]) + 1.0))
+    alike = np.int64(0)
     for j in range(d):
-        mine = weight * max(alpha, 1.0 / (np.float64(state[o_seen + j]) + 1.0))
-        gain[j] = mine if there[j] else 0.0
-        gain[d + j] = mine if there[d + j] else 0.0
-        same &= (gain[j] == gain[0]) & (gain[d + j] == gain[0])
+        alike += np.int64((there[j] > np.float32(0)) & (seen[j] == seen[0]))
+        own = weight * max(alpha, 1.0 / (np.float64(seen[j]) + 1.0))
+        gain[j] = np.float32(own) * there[j]
     for j in range(d):
-        if there[j]:
-            if there[d + j] or state[o_slow + j] == np.float32(0):
-                step = state[o_fast + j]
-                usual = state[o_slow + j]
-                bound = np.float32(100) * usual if usual > np.float32(0) else step
-                state[o_slow + j] += np.float32(gain[j]) * (min(step, bound) - usual)
-            state[o_seen + j] = min(state[o_seen + j] + np.float32(weight), MOST)
+        gain[d + j] = gain[j] * there[d + j]
+    for j in range(d):
+        first = slow[j] == np.float32(0)
+        step = min(fast[j], fast[j] if first else np.float32(100) * slow[j])
+        moving = (there[d + j] > np.float32(0)) | first
+        slow[j] += (gain[j] if moving else np.float32(0)) * (step - slow[j])
+        spread[j] += gain[j] * ((np.float32(1) - gain[j]) * off[j] * off[j] - spread[j])
+        seen[j] = min(seen[j] + np.float32(weight) * there[j], MOST)
     for j in range(n):
-        wide[j] += gain[j] * np.float64(off[j]) * wide[n + j]
-    if same:
-        keep, own = np.float32(1.0 - gain[0]), np.float32(gain[0] * (1.0 - gain[0]))
-        at = 0
-        for j in range(n):
-            f = own * off[j]
-            row = state[at : at + j + 1]
-            for k in range(j + 1):
-                row[k] = keep * row[k] + f * off[k]
-            at += j + 1
-        return
+        wide[j] += np.float64(gain[j] * off[j]) * wide[n + j]
+    if alike == d and all_alike <= 0.5:
+        _wait(state, off, all_alike)
+    else:
+        settle(state, n)
+        _learn_some(state, there, off, gain)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _wait(state: NDArray[np.float32], off: NDArray[np.float32], gain: float) -> None:
+    """Keep a row for `settle`, which multiplies all that is there by KEPT, the product of what each row keeps."""
+    n = len(off)
+    o_wait, o_scalar = offsets(n // 2)[10:]
+    scalar = state[o_scalar:]
+    waiting = np.int64(scalar[WAITING])
+    kept = (np.float64(scalar[KEPT]) if waiting > 0 else 1.0) * (1.0 - gain)
+    own = np.float32(math.sqrt(gain * (1.0 - gain) / kept))
+    row = state[o_wait + waiting * n : o_wait + waiting * n + n]
     for j in range(n):
+        row[j] = own * off[j]
+    scalar[KEPT] = np.float32(kept)
+    scalar[WAITING] = np.float32(waiting + 1)
+    if waiting + 1 == BATCH:
+        settle(state, n)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _learn_some(
+    state: NDArray[np.float32], there: NDArray[np.float32], off: NDArray[np.float32], gain: NDArray[np.float32]
+) -> None:
+    """Learn the covariances of what is there, each by the larger gain of the two."""
+    for j in range(len(off)):
+        if there[j] == np.float32(0):
+            continue
         at = j * (j + 1) // 2
+        row = state[at : at + j + 1]
+        own, far = gain[j], off[j]
         for k in range(j + 1):
-            if there[j] and there[k]:
-                g = np.float32(max(gain[j], gain[k]))
-                state[at + k] += g * ((np.float32(1) - g) * off[j] * off[k] - state[at + k])
+            g = max(own, gain[k]) * there[k]
+            row[k] += g * ((np.float32(1) - g) * far * off[k] - row[k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _total(part: NDArray[np.float32]) -> float:
+    """The sum, which uses the array up: halves are added, so that it vectorises."""
+    m = len(part)
+    while m > 1:
+        half = (m + 1) // 2
+        for j in range(m - half):
+            part[j] += part[half + j]
+        m = half
+    return np.float64(part[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -173,7 +164,7 @@ def _weight(
     A stretch grows by its rows and shrinks by calm ones. Once it is longer than hold_rows it is the new normal:
     it teaches in full, and quickly, as if no more than hold_rows had been learnt before.
     """
-    o_seen, o_scalar = offsets(d)[3], offsets(d)[9]
+    o_seen, o_scalar = offsets(d)[3], offsets(d)[11]
     scalar = state[o_scalar:]
     usual = np.float64(scalar[USUAL]) if scalar[USUAL] > np.float32(0) else 1.0
     weight = 1.0
@@ -204,52 +195,59 @@ def _measure(
     state: NDArray[np.float32],
     joint: NDArray[np.float32],
     whole: NDArray[np.float32],
-    there: NDArray[np.bool_],
+    there: NDArray[np.float32],
+    counts: NDArray[np.float32],
     off: NDArray[np.float32],
     z: NDArray[np.float32],
     far: NDArray[np.float32],
     r: NDArray[np.float32],
-    u: NDArray[np.float32],
+    part: NDArray[np.float32],
+    summed: NDArray[np.float32],
     gone: NDArray[np.int64],
     work: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> float:
-    """Fill z (clipped, what is missing implied), far (clipped wider), r = joint z, u = whole far. Returns the root
-    of the row's mean square, -1 = no feature that counts is there. gone, work, right : scratch."""
+    """Fill counts (1 = there and live), z (clipped, what is missing implied), far (clipped wider), r = joint z,
+    part (d, each column's part in the row's square). Returns the root of the row's mean square, -1 = nothing counts.
+    summed (d), gone, work, right : scratch."""
     n = len(off)
     d = n // 2
-    o_live = offsets(d)[4]
-    live = state[o_live : o_live + n]
+    o_live, o_rate = offsets(d)[5:7]
+    live = state[o_live:o_rate]
     counted, known = np.int64(0), np.int64(0)
     for j in range(n):
         v = off[j] * live[j]
         z[j] = min(max(v, -CLIP), CLIP)
         far[j] = min(max(v, -CLIP_WHOLE), CLIP_WHOLE)
+        counts[j] = there[j] * live[j]
     for j in range(n):
-        is_live = live[j] > np.float32(0)
-        known += np.int64(is_live)
-        counted += np.int64(is_live & there[j])
+        known += np.int64(live[j] > np.float32(0))
+        counted += np.int64(counts[j] > np.float32(0))
     if counted == 0:
         return -1.0
     if counted < known:
         fill(z, there, live, joint, gone, work, right)
     _times(joint, z, n, r)
-    _times(whole, far, d, u)
-    total = np.float32(0)
+    _times(whole, far, d, part)
+    moved = far[d:]
     for j in range(d):
-        total += far[j] * u[j] + far[d + j] * far[d + j]
-    return math.sqrt(max(np.float64(total), 0.0) / counted)
+        part[j] = far[j] * part[j] + moved[j] * moved[j]
+        summed[j] = part[j]
+    return math.sqrt(max(_total(summed), 0.0) / counted)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _absurd(state: NDArray[np.float32], there: NDArray[np.bool_], off: NDArray[np.float32], d: int) -> float:
+def _absurd(counts: NDArray[np.float32], off: NDArray[np.float32], d: int) -> float:
     """A value a thousand standard deviations off surprises at once, whatever the smoothing says of it."""
-    o_live = offsets(d)[4]
+    absurd = np.int64(0)
+    for j in range(d):
+        absurd += np.int64(counts[j] * abs(off[j]) > np.float32(ABSURD))
+    if absurd == 0:
+        return 0.0
     most = np.float32(0)
     for j in range(d):
-        if there[j] and state[o_live + j] > np.float32(0):
-            most = max(most, abs(off[j]))
-    return ABSURD_SLOPE * math.log10(np.float64(most) / ABSURD) if most > ABSURD else 0.0
+        most = max(most, counts[j] * abs(off[j]))
+    return ABSURD_SLOPE * math.log10(np.float64(most) / ABSURD)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -274,42 +272,58 @@ def update_rows(
     """
     d = values.shape[1]
     n = 2 * d
-    o_scalar = offsets(d)[9]
-    there = np.zeros(n, np.bool_)
-    off, z, far = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
-    r, u = np.zeros(n, np.float32), np.zeros(d, np.float32)
-    gain, right = np.zeros(n, np.float64), np.zeros(n, np.float64)
-    gone = np.zeros(n, np.int64)
-    work = np.zeros((n, n), np.float64)
+    o_scalar = offsets(d)[11]
+    there, counts, off = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    z, far, r = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    part, summed, gain = np.zeros(d, np.float32), np.zeros(d, np.float32), np.zeros(n, np.float32)
+    near, over = np.zeros(2 * n, np.float32), np.zeros(2 * n, np.float32)
+    near_bits, over_bits = near.view(np.int32), over.view(np.int32)
+    ratio = np.zeros(d, np.float32)
+    ratio_bits = ratio.view(np.int32)
+    gone, right, work = np.zeros(n, np.int64), np.zeros(n, np.float64), np.zeros((n, n), np.float64)
     for at in range(len(order)):
         i = order[at]
         slot = np.int64(slots[i])
         own, place = state[slot], wide[slot]
-        present = _features(values[i], own, place, there, off)
+        present = features(values[i], own, place, there, off, ratio, ratio_bits, summed)
         if present == 0:
             continue
         scalar = own[o_scalar:]
         size, told, worst = -1.0, -1.0, 0.0
         if scalar[READY] > np.float32(0):
-            size = _measure(own, joint[slot], whole[slot], there, off, z, far, r, u, gone, work, right)
+            size = _measure(
+                own, joint[slot], whole[slot], there, counts, off, z, far, r, part, summed, gone, work, right
+            )
         if size >= 0.0:
             apart = 2.0 * math.log(max(size, 0.1)) - np.float64(scalar[WHOLE])
             scalar[WHOLE] += np.float32(WHOLE_GAIN * apart)
-            worst = max(judge(own, there, r, d) - prm[P_TRIES], 0.0) + 0.01
+            worst = max(judge(own, counts, r, near, over, near_bits, over_bits) - prm[P_TRIES], 0.0) + 0.01
             told = max(overall(scalar, worst), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE]))
-            told = min(max(told, _absurd(own, there, off, d)), CAP)
+            told = min(max(told, _absurd(counts, off, d)), CAP)
         judged = told >= 0.0 and scalar[OWN] >= SETTLE
         if judged:
             surprise[i] = np.float32(told)
             if told >= prm[P_EXPLAIN]:
                 name(
-                    values[i], own, place, joint[slot], z, r, far, u, there, told, column[i], expected[i], share[i]
+                    values[i],
+                    place,
+                    joint[slot],
+                    z,
+                    r,
+                    part,
+                    counts,
+                    near,
+                    over,
+                    told,
+                    column[i],
+                    expected[i],
+                    share[i],
                 )
         heard = np.float64(alarm[i]) if len(alarm) > 0 else 0.0
         weight = _weight(own, told if judged else 0.0, heard, size, prm, d)
         if told >= 0.0:
             if heard < prm[P_HOLD] or weight == 1.0:
-                learn_tails(own, there, d)
+                learn_tails(own, counts)
                 learn_overall(scalar, worst)
             scalar[TOLD] = min(scalar[TOLD] + np.float32(1), MOST)
         scalar[OWN] = min(scalar[OWN] + np.float32(1), MOST)

@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 P_ALPHA, P_WARM, P_SHRINK, P_HOLD, P_HOLD_ROWS, P_EXPLAIN, P_TRIES = range(7)
 #: Scalars of a slot: rows learnt, rows at the next refresh, usual size of a row, length of the stretch of alarms,
 #: smoothed log size of a row, rows scored; 1 = the matrices are there; rows of its own; start and mean excess
-#: of the column statistic's tail.
-N, NEXT, USUAL, HELD, WHOLE, TOLD, READY, OWN, START, EXCESS = range(10)
-SCALARS = 10
+#: of the column statistic's tail; rows that wait to be learnt into the covariance; what its share is by then.
+N, NEXT, USUAL, HELD, WHOLE, TOLD, READY, OWN, START, EXCESS, WAITING, KEPT = range(12)
+SCALARS = 12
+#: Rows that are learnt into the covariance at once: it is by far the most that a row touches.
+BATCH = 4
+SMOOTHING = (0.1, 0.03)  # of the residuals, over about ten and about thirty rows
 GROWTH, EVERY = 1.2, 500.0  # a refresh when the rows grew so much, or so many came
 #: Shrinkage of the second matrix, of the values alone, which weighs how far the row as a whole is out.
 SHRINK_WHOLE = 0.5
@@ -36,10 +39,11 @@ _HALVINGS = 20
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-    """Where the fields of `state` begin: fast and slow mean square of steps, last value, values seen (d each);
-    1 = the feature counts, 1 / sqrt of its precision (2 d each); smoothed residuals, starts of their tails, mean
-    excesses (2 scales of 2 d each); scalars. The covariance begins at 0."""
+def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
+    """Where the fields of `state` begin: fast and slow mean square of steps, last value, values seen, mean square
+    (d each); 1 = the feature counts, 1 / sqrt of its precision (2 d each); smoothed residuals, starts of their
+    tails, mean excesses (2 scales of 2 d each); rows that wait (BATCH of 2 d); scalars. The covariance
+    begins at 0."""
     n = 2 * d
     at = n * (n + 1) // 2
     return (
@@ -48,17 +52,20 @@ def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int]:
         at + 2 * d,
         at + 3 * d,
         at + 4 * d,
-        at + 4 * d + n,
-        at + 4 * d + 2 * n,
-        at + 4 * d + 4 * n,
-        at + 4 * d + 6 * n,
-        at + 4 * d + 8 * n,
+        at + 5 * d,
+        at + 5 * d + n,
+        at + 5 * d + 2 * n,
+        at + 5 * d + 4 * n,
+        at + 5 * d + 6 * n,
+        at + 5 * d + 8 * n,
+        at + 5 * d + (8 + BATCH) * n,
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def invert(a: NDArray[np.float64], row: NDArray[np.float64]) -> bool:
-    """Invert a symmetric matrix in place by Gauss and Jordan without pivots; False = not positive definite.
+    """Sweep a symmetric matrix in place: its lower triangle becomes that of minus the inverse. False = not positive
+    definite.
 
     row : scratch, apart from the matrix so that the compiler sees that the two do not overlap.
     """
@@ -68,17 +75,19 @@ def invert(a: NDArray[np.float64], row: NDArray[np.float64]) -> bool:
         if not pivot > PIVOT:
             return False
         inverse = 1.0 / pivot
-        a[k, k] = 1.0
         for j in range(n):
-            row[j] = a[k, j] * inverse
-            a[k, j] = row[j]
+            row[j] = a[k, j] if j < k else a[j, k]
         for i in range(n):
-            f = a[i, k]
-            if i == k or f == 0.0:
-                continue
-            a[i, k] = 0.0
-            for j in range(n):
-                a[i, j] -= f * row[j]
+            f = row[i] * inverse
+            own = a[i]
+            if f != 0.0:
+                for j in range(i + 1):
+                    own[j] -= f * row[j]
+        for j in range(k):
+            a[k, j] = row[j] * inverse
+        for i in range(k + 1, n):
+            a[i, k] = row[i] * inverse
+        a[k, k] = -inverse
     return True
 
 
@@ -105,16 +114,14 @@ def precision(
                 both = live[j] > np.float32(0) and live[k] > np.float32(0)
                 value = keep * np.float64(cov[at + k]) if both else 0.0
                 work[j, k] = value
-                work[k, j] = value
             work[j, j] = (1.0 - shrink) * np.float64(cov[at + j]) + shrink if live[j] > np.float32(0) else 1.0
         if invert(work[:n, :n], row):
             break
         keep *= 0.5
     for j in range(n):
         for k in range(j + 1):
-            value = 0.5 * (work[j, k] + work[k, j])
-            out[j, k] = np.float32(value)
-            out[k, j] = np.float32(value)
+            out[j, k] = np.float32(-work[j, k])
+            out[k, j] = out[j, k]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -125,9 +132,10 @@ def rescale(
     live: NDArray[np.float32],
     fast: NDArray[np.float32],
     slow: NDArray[np.float32],
+    spread: NDArray[np.float32],
     factor: NDArray[np.float64],
 ) -> None:
-    """Make the units of live features their standard deviations; fast, slow : mean squares, in units of the values.
+    """Make the units of live features their standard deviations; fast, slow, spread : mean squares of the values.
 
     factor : scratch.
     """
@@ -146,12 +154,13 @@ def rescale(
             square = factor[j] * factor[j]
             fast[j] = np.float32(np.float64(fast[j]) / square)
             slow[j] = np.float32(np.float64(slow[j]) / square)
+            spread[j] = np.float32(np.float64(spread[j]) / square)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def fill(
     z: NDArray[np.float32],
-    there: NDArray[np.bool_],
+    there: NDArray[np.float32],
     live: NDArray[np.float32],
     inverse: NDArray[np.float32],
     gone: NDArray[np.int64],
@@ -164,7 +173,7 @@ def fill(
     """
     n, m = len(z), 0
     for j in range(n):
-        if live[j] > np.float32(0) and not there[j]:
+        if live[j] > np.float32(0) and there[j] == np.float32(0):
             gone[m] = j
             m += 1
     for a in range(m):
@@ -190,6 +199,32 @@ def fill(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def settle(state: NDArray[np.float32], n: int) -> None:
+    """Learn the rows that wait into the covariance."""
+    o_wait, o_scalar = offsets(n // 2)[10:]
+    scalar = state[o_scalar:]
+    if scalar[WAITING] == np.float32(0):
+        return
+    kept = scalar[KEPT]
+    a, b, c, e = (
+        state[o_wait : o_wait + n],
+        state[o_wait + n : o_wait + 2 * n],
+        state[o_wait + 2 * n : o_wait + 3 * n],
+        state[o_wait + 3 * n : o_wait + 4 * n],
+    )
+    at = 0
+    for j in range(n):
+        f, g, h, i = kept * a[j], kept * b[j], kept * c[j], kept * e[j]
+        row = state[at : at + j + 1]
+        for k in range(j + 1):
+            row[k] = kept * row[k] + ((f * a[k] + g * b[k]) + (h * c[k] + i * e[k]))
+        at += j + 1
+    for j in range(BATCH * n):
+        state[o_wait + j] = np.float32(0)
+    scalar[WAITING] = np.float32(0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def refresh(
     state: NDArray[np.float32],
     wide: NDArray[np.float64],
@@ -202,20 +237,26 @@ def refresh(
     """Derive both precision matrices of one slot from its covariance. work : (2 d, 2 d), row : (2 d,) scratch."""
     n = len(joint)
     d = n // 2
-    o_fast, o_slow, o_last, o_seen, o_live, o_rate = offsets(d)[:6]
-    o_scalar = offsets(d)[9]
+    o_fast, o_slow, o_last, o_seen, o_spread, o_live, o_rate, _, o_start, o_excess, _, o_scalar = offsets(d)
+    settle(state, n)
     live = state[o_live:o_rate]
     known = False
     for j in range(n):
         enough = state[o_seen + j % d] >= prm[P_WARM] and state[j * (j + 1) // 2 + j] > np.float32(0)
         live[j] = np.float32(enough)
         known |= enough
-    rescale(state, wide[n:], wide[:n], live, state[o_fast:o_slow], state[o_slow:o_last], row)
+    fast, slow, spread = state[o_fast:o_slow], state[o_slow:o_last], state[o_spread:o_live]
+    rescale(state, wide[n:], wide[:n], live, fast, slow, spread, row)
     rows = np.float64(state[o_scalar + N])
     shrink = min(0.5, prm[P_SHRINK] + 0.25 * n / max(rows, 1.0))
     precision(state, live, n, shrink, work, row, joint)
     precision(state, live, d, SHRINK_WHOLE, work, row, whole)
     for j in range(n):
         state[o_rate + j] = np.float32(1.0 / math.sqrt(np.float64(joint[j, j])))
+    for j in range(4 * d):
+        if state[o_start + j] == np.float32(0):
+            gain = SMOOTHING[j // n]
+            white = np.float32(math.sqrt(gain / (2.0 - gain)))
+            state[o_start + j], state[o_excess + j] = np.float32(2) * white, np.float32(0.5) * white
     state[o_scalar + READY] = np.float32(known)
     state[o_scalar + NEXT] = np.float32(min(rows + EVERY, math.floor(rows * GROWTH) + 1.0))
