@@ -94,8 +94,8 @@ class Covariance:
 
     Notes
     -----
-    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 158 d + 48 bytes a slot when saved,
-    28 d^2 + 152 d + 48 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
+    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 190 d + 48 bytes a slot when saved,
+    28 d^2 + 184 d + 48 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
     are missing.
 
     References

@@ -45,7 +45,7 @@ def judge(
     """Smooth the residuals r = (precision z) of what counts (1, else 0); the largest surprise of any.
 
     share, over : filled for both scales as `tail_surprise` wants them, 0 where nothing counts; their bits grow with
-    them, and the largest of integers is found faster.
+    them, and the largest of integers is found faster. Behind them the largest of each.
     """
     n = len(r)
     o_rate, o_smooth, o_start, o_excess = offsets(n // 2)[6:10]
@@ -66,15 +66,8 @@ def judge(
     for j in range(2 * n):
         largest = max(largest, np.int64(share_bits[j]))
         most = max(most, np.int64(over_bits[j]))
-    if most == 0:
-        at = 0
-        while share_bits[at] != largest:
-            at += 1
-        return tail_surprise(np.float64(share[at]), 0.0, BASE)
-    at = 0
-    while over_bits[at] != most:
-        at += 1
-    return tail_surprise(1.0, np.float64(over[at]), BASE)
+    share_bits[2 * n], over_bits[2 * n] = largest, most
+    return tail_surprise(np.float64(share[2 * n]), np.float64(over[2 * n]), BASE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -86,26 +79,30 @@ def name(
     r: NDArray[np.float32],
     part: NDArray[np.float32],
     counts: NDArray[np.float32],
-    share_of: NDArray[np.float32],
-    over_of: NDArray[np.float32],
+    near: NDArray[np.float32],
+    over: NDArray[np.float32],
     surprise: float,
     column: NDArray[np.int16],
     expected: NDArray[np.float32],
     share: NDArray[np.float32],
 ) -> None:
-    """Name the TOP columns: by their own surprise, and by the root of their part in how far out the row is."""
+    """Name the TOP columns: by their own surprise, and by the root of their part in how far out the row is.
+
+    near, over : what `judge` filled; used up.
+    """
     d = len(x)
     n = 2 * d
     for j in range(d):
-        if counts[j] == np.float32(0):
-            continue
-        near, over = np.float32(0), np.float32(0)
-        for at in range(j, 2 * n, d):
-            near, over = max(near, share_of[at]), max(over, over_of[at])
-        own = tail_surprise(np.float64(near), np.float64(over), BASE)
-        weight = np.float32((own + 0.1) * math.sqrt(max(np.float64(part[j]), 0.1)))
+        near[j] = max(near[j], near[d + j], near[n + j], near[n + d + j])
+        over[j] = max(over[j], over[d + j], over[n + j], over[n + d + j])
+        near[d + j] = np.sqrt(max(part[j], np.float32(0.1)))
+        near[j] = near[d + j] * (np.float32(BASE) * near[j] + np.float32(0.1))
+    for j in range(d):
+        weight = near[j]
+        if over[j] > np.float32(0):
+            weight = near[d + j] * np.float32(tail_surprise(1.0, np.float64(over[j]), BASE) + 0.1)
         at = TOP - 1
-        if column[at] >= 0 and share[at] >= weight:
+        if counts[j] == np.float32(0) or (column[at] >= 0 and share[at] >= weight):
             continue
         while at > 0 and (column[at - 1] < 0 or share[at - 1] < weight):
             column[at], expected[at], share[at] = column[at - 1], expected[at - 1], share[at - 1]

@@ -85,12 +85,14 @@ def _learn(
     o_fast, o_slow, o_last, o_seen, o_spread, o_live = offsets(d)[:6]
     fast, slow = state[o_fast:o_slow], state[o_slow:o_last]
     seen, spread = state[o_seen:o_spread], state[o_spread:o_live]
-    all_alike = weight * max(alpha, 1.0 / (np.float64(seen[0]) + 1.0))
+    every = weight * max(alpha, 1.0 / (np.float64(seen[0]) + 1.0))
     alike = np.int64(0)
     for j in range(d):
         alike += np.int64((there[j] > np.float32(0)) & (seen[j] == seen[0]))
-        own = weight * max(alpha, 1.0 / (np.float64(seen[j]) + 1.0))
-        gain[j] = np.float32(own) * there[j]
+        gain[j] = np.float32(every)
+    if alike < d:
+        for j in range(d):
+            gain[j] = np.float32(weight * max(alpha, 1.0 / (np.float64(seen[j]) + 1.0))) * there[j]
     for j in range(d):
         gain[d + j] = gain[j] * there[d + j]
     for j in range(d):
@@ -102,8 +104,8 @@ def _learn(
         seen[j] = min(seen[j] + np.float32(weight) * there[j], MOST)
     for j in range(n):
         wide[j] += np.float64(gain[j] * off[j]) * wide[n + j]
-    if alike == d and all_alike <= 0.5:
-        _wait(state, off, all_alike)
+    if alike == d and every <= 0.5:
+        _wait(state, off, every)
     else:
         settle(state, n)
         _learn_some(state, there, off, gain)
@@ -208,7 +210,7 @@ def _measure(
     right: NDArray[np.float64],
 ) -> float:
     """Fill counts (1 = there and live), z (clipped, what is missing implied), far (clipped wider), r = joint z,
-    part (d, each column's part in the row's square). Returns the root of the row's mean square, -1 = nothing counts.
+    part (d, each column's part in the row's square). Returns the root of the row's mean square, -1 = none counts.
     summed (d), gone, work, right : scratch."""
     n = len(off)
     d = n // 2
@@ -276,7 +278,7 @@ def update_rows(
     there, counts, off = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
     z, far, r = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
     part, summed, gain = np.zeros(d, np.float32), np.zeros(d, np.float32), np.zeros(n, np.float32)
-    near, over = np.zeros(2 * n, np.float32), np.zeros(2 * n, np.float32)
+    near, over = np.zeros(2 * n + 1, np.float32), np.zeros(2 * n + 1, np.float32)
     near_bits, over_bits = near.view(np.int32), over.view(np.int32)
     ratio = np.zeros(d, np.float32)
     ratio_bits = ratio.view(np.int32)

@@ -26,7 +26,7 @@ P_ALPHA, P_WARM, P_SHRINK, P_HOLD, P_HOLD_ROWS, P_EXPLAIN, P_TRIES = range(7)
 N, NEXT, USUAL, HELD, WHOLE, TOLD, READY, OWN, START, EXCESS, WAITING, KEPT = range(12)
 SCALARS = 12
 #: Rows that are learnt into the covariance at once: it is by far the most that a row touches.
-BATCH = 4
+BATCH = 8
 SMOOTHING = (0.1, 0.03)  # of the residuals, over about ten and about thirty rows
 GROWTH, EVERY = 1.2, 500.0  # a refresh when the rows grew so much, or so many came
 #: Shrinkage of the second matrix, of the values alone, which weighs how far the row as a whole is out.
@@ -206,18 +206,17 @@ def settle(state: NDArray[np.float32], n: int) -> None:
     if scalar[WAITING] == np.float32(0):
         return
     kept = scalar[KEPT]
-    a, b, c, e = (
-        state[o_wait : o_wait + n],
-        state[o_wait + n : o_wait + 2 * n],
-        state[o_wait + 2 * n : o_wait + 3 * n],
-        state[o_wait + 3 * n : o_wait + 4 * n],
-    )
+    a, b, c, e = state[o_wait:], state[o_wait + n :], state[o_wait + 2 * n :], state[o_wait + 3 * n :]
+    s, t, u, v = state[o_wait + 4 * n :], state[o_wait + 5 * n :], state[o_wait + 6 * n :], state[o_wait + 7 * n :]
     at = 0
     for j in range(n):
-        f, g, h, i = kept * a[j], kept * b[j], kept * c[j], kept * e[j]
         row = state[at : at + j + 1]
+        a1, b1, c1, e1 = kept * a[j], kept * b[j], kept * c[j], kept * e[j]
+        s1, t1, u1, v1 = kept * s[j], kept * t[j], kept * u[j], kept * v[j]
         for k in range(j + 1):
-            row[k] = kept * row[k] + ((f * a[k] + g * b[k]) + (h * c[k] + i * e[k]))
+            one = (a1 * a[k] + b1 * b[k]) + (c1 * c[k] + e1 * e[k])
+            two = (s1 * s[k] + t1 * t[k]) + (u1 * u[k] + v1 * v[k])
+            row[k] = kept * row[k] + (one + two)
         at += j + 1
     for j in range(BATCH * n):
         state[o_wait + j] = np.float32(0)
