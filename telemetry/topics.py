@@ -6,6 +6,7 @@ partitioner ``murmur2_random``. A key's partition follows from their number, so 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
@@ -14,11 +15,13 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import AccessError, BrokerUnavailableError, TopicError
 from telemetry.offsets import offsets_of
+from telemetry.passing import PASSING
 from telemetry.settings import Settings
 
 HOUR_MS = 3_600_000
 #: A new partition's leader has its log within a second or two.
 LEADERS_S = 30.0
+ATTEMPT_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,24 +224,32 @@ def ensure(settings: Settings, specs: tuple[TopicSpec, ...] | None = None, *, cr
         seen = {spec.name for spec in wanted} - set(refused) if specs is None else set()
         if found := _hidden(settings, refused, seen):
             raise AccessError(found)
-    _await_leaders(client, settings, [spec for spec in wanted if spec.name not in refused])
+    _await_leaders(settings, [spec for spec in wanted if spec.name not in refused])
     return created
 
 
-def _await_leaders(client: AdminClient, settings: Settings, specs: list[TopicSpec]) -> None:
+def _await_leaders(settings: Settings, specs: list[TopicSpec]) -> None:
     """Return when every partition's leader has its log.
 
     A leader that does not have it yet refuses a producer's first batch, may take its second, and then takes the
     first one's repetition for a duplicate: an acknowledged record is lost.
+
+    Each attempt has a client of its own: one that saw a new topic without a leader believes so for 30 s (librdkafka
+    2.16): on a busy machine the demo waited that long.
     """
     wanted = [(spec.name, partition) for spec in specs for partition in range(spec.partitions)]
-    try:
-        offsets_of(client, wanted, OffsetSpec.latest(), LEADERS_S)
-    except KafkaException as exc:
-        raise BrokerUnavailableError(
-            f"topics at {settings.kafka.bootstrap} have partitions without a leader after {LEADERS_S:.0f} s "
-            f"({exc.args[0].str()}): see that enough brokers run"
-        ) from exc
+    deadline = time.monotonic() + LEADERS_S
+    while True:
+        try:
+            offsets_of(admin(settings), wanted, OffsetSpec.latest(), ATTEMPT_S)
+        except KafkaException as exc:
+            if exc.args[0].code() in PASSING and time.monotonic() < deadline:
+                continue
+            raise BrokerUnavailableError(
+                f"topics at {settings.kafka.bootstrap} have partitions without a leader after {LEADERS_S:.0f} s "
+                f"({exc.args[0].str()}): see that enough brokers run"
+            ) from exc
+        return
 
 
 def _create(client: AdminClient, settings: Settings, specs: list[TopicSpec]) -> tuple[list[str], list[str]]:
