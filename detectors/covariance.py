@@ -63,10 +63,11 @@ class Covariance:
         precision, of the movements one by one, smoothed over about three rows, by one nominal law for all devices.
         Sees what moves many signals at once without breaking their relations, as an overloaded server does.
 
-    The larger is the surprise. A column's `share` of it goes by its own residual and by its part in the distance;
-    `expected` is what the other columns imply. A value counts at most 5 standard deviations (10 as a whole), so one
-    wild value surprises little unless it is absurd (3 for each power of ten beyond a hundred standard deviations),
-    and a lasting deviation soon does: a spike is a matter for a detector of single signals.
+    The larger is the surprise. A column's `share` of it goes by its own residual and by its part in the distance,
+    more by the one or the other as the surprise does; `expected` is what the other columns imply. A value counts at
+    most 5 standard deviations (10 as a whole), so one wild value surprises little unless it is absurd (3 for each
+    power of ten beyond a hundred standard deviations), and a lasting deviation soon does: a spike is a matter for a
+    detector of single signals.
 
     A row far out teaches less, and a tenth from surprise `hold` on, whoever is surprised: this detector or one
     asked before it (`Block.alarm`; then it teaches the tails nothing). After `hold_rows` rows of one such stretch
@@ -94,8 +95,8 @@ class Covariance:
 
     Notes
     -----
-    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 190 d + 48 bytes a slot when saved,
-    28 d^2 + 184 d + 48 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
+    NaN, infinities and values of 1e30 and beyond are missing. State: 18 d^2 + 194 d + 48 bytes a slot when saved,
+    28 d^2 + 188 d + 48 in memory. Cost: 7 d^2 multiplications a row, 9 d^3 at a refresh, m^3 / 6 where m features
     are missing.
 
     References
@@ -153,7 +154,7 @@ class Covariance:
             [alpha, warm_rows, shrink, hold, hold_rows, explain_from, math.log10(4 * d)], np.float64
         )
         self._packed = np.tril_indices(2 * d), np.tril_indices(d)
-        self._state: NDArray[np.float32] = np.zeros((0, offsets(d)[11] + SCALARS), np.float32)
+        self._state: NDArray[np.float32] = np.zeros((0, offsets(d)[12] + SCALARS), np.float32)
         self._wide: NDArray[np.float64] = np.zeros((0, 4 * d))
         self._joint: NDArray[np.float32] = np.zeros((0, 2 * d, 2 * d), np.float32)
         self._whole: NDArray[np.float32] = np.zeros((0, d, d), np.float32)
@@ -195,7 +196,7 @@ class Covariance:
 
     def _begin(self, slot: int, prior: Mapping[str, Any]) -> None:
         d, state = self._d, self._state[slot]
-        fast, slow, last, seen, spread, live, _, smooth, start, excess, wait, scalar = offsets(d)
+        fast, slow, last, seen, spread, part, _, _, smooth, start, excess, wait, scalar = offsets(d)
         work = np.zeros((2 * d, 2 * d))
         rows = min(prior["rows"], self._spec.params["prior_rows"])
         self._wide[slot] = prior["mean"] + prior["unit"]
@@ -203,7 +204,7 @@ class Covariance:
         state[fast:slow] = state[slow:last] = prior["movement"]
         state[last:seen] = prior["mean"][:d]
         state[seen:spread] = np.where(np.array(prior["unit"][:d]) > 0.0, max(rows, self._prm[1]), 0.0)
-        state[spread:live] = state[np.cumsum(np.arange(1, d + 1)) - 1]
+        state[spread:part] = state[np.cumsum(np.arange(1, d + 1)) - 1]
         state[start:excess], state[excess:wait] = prior["start"], prior["excess"]
         state[smooth:start] = state[wait:scalar] = state[scalar + WAITING] = 0.0
         state[scalar + START], state[scalar + EXCESS] = prior["tail"]

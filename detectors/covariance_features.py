@@ -66,9 +66,9 @@ def features(
     ratio, bits : scratch of d numbers and its bits. moved : scratch of d.
     """
     d = len(x)
-    o_fast, o_slow, o_last, o_seen, o_spread, o_live = offsets(d)[:6]
+    o_fast, o_slow, o_last, o_seen, o_spread, o_part = offsets(d)[:6]
     fast, slow, last = state[o_fast:o_slow], state[o_slow:o_last], state[o_last:o_seen]
-    seen, spread = state[o_seen:o_spread], state[o_spread:o_live]
+    seen, spread = state[o_seen:o_spread], state[o_spread:o_part]
     mean, unit, mean_moved, unit_moved = wide[:d], wide[2 * d : 3 * d], wide[d : 2 * d], wide[3 * d :]
     off_moved, there_moved = off[d:], there[d:]
     present, strange = np.int64(0), np.int64(0)

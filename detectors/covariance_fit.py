@@ -28,7 +28,7 @@ def _learnt(columns: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, ND
     state = detector.snapshot(slots[:1])[0]
     wide = state[: 32 * d].view(np.float64)
     fields = state[32 * d :].view(np.float32).astype(np.float64)
-    fast, slow, last, seen, spread, _, _, _, start, excess, wait, scalar = offsets(d)
+    fast, slow, last, seen, spread, _, _, _, _, start, excess, wait, scalar = offsets(d)
     if fields[scalar + N] < ROWS_MIN or fields[scalar + TOLD] < 1:
         return {}
     mean, unit = wide[: 2 * d], wide[2 * d :]

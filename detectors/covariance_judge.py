@@ -48,7 +48,7 @@ def judge(
     them, and the largest of integers is found faster. Behind them the largest of each.
     """
     n = len(r)
-    o_rate, o_smooth, o_start, o_excess = offsets(n // 2)[6:10]
+    o_rate, o_smooth, o_start, o_excess = offsets(n // 2)[7:11]
     rate = state[o_rate:o_smooth]
     for s in range(2):
         gain = np.float32(SMOOTHING[s])
@@ -82,25 +82,29 @@ def name(
     near: NDArray[np.float32],
     over: NDArray[np.float32],
     surprise: float,
+    as_whole: bool,
     column: NDArray[np.int16],
     expected: NDArray[np.float32],
     share: NDArray[np.float32],
 ) -> None:
-    """Name the TOP columns: by their own surprise, and by the root of their part in how far out the row is.
+    """Name the TOP columns by their own surprise and their part in how far out the row is.
 
-    near, over : what `judge` filled; used up.
+    part : of the row's square; smoothed, and the main thing, where the row surprises `as_whole`. near, over : what
+    `judge` filled; used up.
     """
     d = len(x)
     n = 2 * d
+    floor = np.float32(1.0 if as_whole else 0.1)
     for j in range(d):
         near[j] = max(near[j], near[d + j], near[n + j], near[n + d + j])
         over[j] = max(over[j], over[d + j], over[n + j], over[n + d + j])
-        near[d + j] = np.sqrt(max(part[j], np.float32(0.1)))
-        near[j] = near[d + j] * (np.float32(BASE) * near[j] + np.float32(0.1))
+        own_part = max(part[j], np.float32(0.1))
+        near[d + j] = own_part if as_whole else np.sqrt(np.sqrt(own_part))
+        near[j] = near[d + j] * (np.float32(BASE) * near[j] + floor)
     for j in range(d):
         weight = near[j]
         if over[j] > np.float32(0):
-            weight = near[d + j] * np.float32(tail_surprise(1.0, np.float64(over[j]), BASE) + 0.1)
+            weight = near[d + j] * (np.float32(tail_surprise(1.0, np.float64(over[j]), BASE)) + floor)
         at = TOP - 1
         if counts[j] == np.float32(0) or (column[at] >= 0 and share[at] >= weight):
             continue
@@ -121,7 +125,7 @@ def name(
 def learn_tails(state: NDArray[np.float32], counts: NDArray[np.float32]) -> None:
     """Follow the value that a share TAIL of the smoothed residuals exceeds, and the mean excess above it."""
     n = len(counts)
-    o_smooth, o_start, o_excess, _, o_scalar = offsets(n // 2)[7:12]
+    o_smooth, o_start, o_excess, _, o_scalar = offsets(n // 2)[8:13]
     told = np.float64(state[o_scalar + TOLD])
     gain = max(0.02 * TAIL_STEP, min(TAIL_STEP, 1.0 / (told * TAIL + 1.0)))
     gain_excess = np.float32(max(0.002, 1.0 / (told * TAIL + 10.0)))

@@ -82,9 +82,9 @@ def _learn(
     """
     n = len(off)
     d = n // 2
-    o_fast, o_slow, o_last, o_seen, o_spread, o_live = offsets(d)[:6]
+    o_fast, o_slow, o_last, o_seen, o_spread, o_part = offsets(d)[:6]
     fast, slow = state[o_fast:o_slow], state[o_slow:o_last]
-    seen, spread = state[o_seen:o_spread], state[o_spread:o_live]
+    seen, spread = state[o_seen:o_spread], state[o_spread:o_part]
     every = weight * max(alpha, 1.0 / (np.float64(seen[0]) + 1.0))
     alike = np.int64(0)
     for j in range(d):
@@ -115,7 +115,7 @@ def _learn(
 def _wait(state: NDArray[np.float32], off: NDArray[np.float32], gain: float) -> None:
     """Keep a row for `settle`, which multiplies all that is there by KEPT, the product of what each row keeps."""
     n = len(off)
-    o_wait, o_scalar = offsets(n // 2)[10:]
+    o_wait, o_scalar = offsets(n // 2)[11:]
     scalar = state[o_scalar:]
     waiting = np.int64(scalar[WAITING])
     kept = (np.float64(scalar[KEPT]) if waiting > 0 else 1.0) * (1.0 - gain)
@@ -166,7 +166,7 @@ def _weight(
     A stretch grows by its rows and shrinks by calm ones. Once it is longer than hold_rows it is the new normal:
     it teaches in full, and quickly, as if no more than hold_rows had been learnt before.
     """
-    o_seen, o_scalar = offsets(d)[3], offsets(d)[11]
+    o_seen, o_scalar = offsets(d)[3], offsets(d)[12]
     scalar = state[o_scalar:]
     usual = np.float64(scalar[USUAL]) if scalar[USUAL] > np.float32(0) else 1.0
     weight = 1.0
@@ -214,7 +214,7 @@ def _measure(
     summed (d), gone, work, right : scratch."""
     n = len(off)
     d = n // 2
-    o_live, o_rate = offsets(d)[5:7]
+    o_part, o_live, o_rate = offsets(d)[5:8]
     live = state[o_live:o_rate]
     counted, known = np.int64(0), np.int64(0)
     for j in range(n):
@@ -231,10 +231,11 @@ def _measure(
         fill(z, there, live, joint, gone, work, right)
     _times(joint, z, n, r)
     _times(whole, far, d, part)
-    moved = far[d:]
+    moved, smooth = far[d:], state[o_part:o_live]
     for j in range(d):
         part[j] = far[j] * part[j] + moved[j] * moved[j]
         summed[j] = part[j]
+        smooth[j] += np.float32(WHOLE_GAIN) * (part[j] - smooth[j])
     return math.sqrt(max(_total(summed), 0.0) / counted)
 
 
@@ -274,7 +275,7 @@ def update_rows(
     """
     d = values.shape[1]
     n = 2 * d
-    o_scalar = offsets(d)[11]
+    o_part, o_live, o_scalar = offsets(d)[5], offsets(d)[6], offsets(d)[12]
     there, counts, off = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
     z, far, r = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
     part, summed, gain = np.zeros(d, np.float32), np.zeros(d, np.float32), np.zeros(n, np.float32)
@@ -291,7 +292,7 @@ def update_rows(
         if present == 0:
             continue
         scalar = own[o_scalar:]
-        size, told, worst = -1.0, -1.0, 0.0
+        size, told, worst, by_column, as_whole = -1.0, -1.0, 0.0, 0.0, 0.0
         if scalar[READY] > np.float32(0):
             size = _measure(
                 own, joint[slot], whole[slot], there, counts, off, z, far, r, part, summed, gone, work, right
@@ -300,23 +301,25 @@ def update_rows(
             apart = 2.0 * math.log(max(size, 0.1)) - np.float64(scalar[WHOLE])
             scalar[WHOLE] += np.float32(WHOLE_GAIN * apart)
             worst = max(judge(own, counts, r, near, over, near_bits, over_bits) - prm[P_TRIES], 0.0) + 0.01
-            told = max(overall(scalar, worst), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE]))
-            told = min(max(told, _absurd(counts, off, d)), CAP)
+            by_column, as_whole = overall(scalar, worst), WHOLE_AT + WHOLE_SLOPE * np.float64(scalar[WHOLE])
+            told = min(max(by_column, as_whole, _absurd(counts, off, d)), CAP)
         judged = told >= 0.0 and scalar[OWN] >= SETTLE
         if judged:
             surprise[i] = np.float32(told)
             if told >= prm[P_EXPLAIN]:
+                parts = own[o_part:o_live] if as_whole > by_column else part
                 name(
                     values[i],
                     place,
                     joint[slot],
                     z,
                     r,
-                    part,
+                    parts,
                     counts,
                     near,
                     over,
                     told,
+                    as_whole > by_column,
                     column[i],
                     expected[i],
                     share[i],

@@ -39,11 +39,11 @@ _HALVINGS = 20
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """Where the fields of `state` begin: fast and slow mean square of steps, last value, values seen, mean square
-    (d each); 1 = the feature counts, 1 / sqrt of its precision (2 d each); smoothed residuals, starts of their
-    tails, mean excesses (2 scales of 2 d each); rows that wait (BATCH of 2 d); scalars. The covariance
-    begins at 0."""
+def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]:
+    """Where the fields of `state` begin: fast and slow mean square of steps, last value, values seen, mean square,
+    smoothed part in the row's square (d each); 1 = the feature counts, 1 / sqrt of its precision (2 d each);
+    smoothed residuals, starts of their tails, mean excesses (2 scales of 2 d each); rows that wait (BATCH of 2 d);
+    scalars. The covariance begins at 0."""
     n = 2 * d
     at = n * (n + 1) // 2
     return (
@@ -53,12 +53,13 @@ def offsets(d: int) -> tuple[int, int, int, int, int, int, int, int, int, int, i
         at + 3 * d,
         at + 4 * d,
         at + 5 * d,
-        at + 5 * d + n,
-        at + 5 * d + 2 * n,
-        at + 5 * d + 4 * n,
-        at + 5 * d + 6 * n,
-        at + 5 * d + 8 * n,
-        at + 5 * d + (8 + BATCH) * n,
+        at + 6 * d,
+        at + 6 * d + n,
+        at + 6 * d + 2 * n,
+        at + 6 * d + 4 * n,
+        at + 6 * d + 6 * n,
+        at + 6 * d + 8 * n,
+        at + 6 * d + (8 + BATCH) * n,
     )
 
 
@@ -201,7 +202,7 @@ def fill(
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def settle(state: NDArray[np.float32], n: int) -> None:
     """Learn the rows that wait into the covariance."""
-    o_wait, o_scalar = offsets(n // 2)[10:]
+    o_wait, o_scalar = offsets(n // 2)[11:]
     scalar = state[o_scalar:]
     if scalar[WAITING] == np.float32(0):
         return
@@ -236,7 +237,7 @@ def refresh(
     """Derive both precision matrices of one slot from its covariance. work : (2 d, 2 d), row : (2 d,) scratch."""
     n = len(joint)
     d = n // 2
-    o_fast, o_slow, o_last, o_seen, o_spread, o_live, o_rate, _, o_start, o_excess, _, o_scalar = offsets(d)
+    o_fast, o_slow, o_last, o_seen, o_spread, o_part, o_live, o_rate, _, o_start, o_excess, _, o_scalar = offsets(d)
     settle(state, n)
     live = state[o_live:o_rate]
     known = False
@@ -244,7 +245,7 @@ def refresh(
         enough = state[o_seen + j % d] >= prm[P_WARM] and state[j * (j + 1) // 2 + j] > np.float32(0)
         live[j] = np.float32(enough)
         known |= enough
-    fast, slow, spread = state[o_fast:o_slow], state[o_slow:o_last], state[o_spread:o_live]
+    fast, slow, spread = state[o_fast:o_slow], state[o_slow:o_last], state[o_spread:o_part]
     rescale(state, wide[n:], wide[:n], live, fast, slow, spread, row)
     rows = np.float64(state[o_scalar + N])
     shrink = min(0.5, prm[P_SHRINK] + 0.25 * n / max(rows, 1.0))

@@ -34,7 +34,7 @@ class Device:
         n = 2 * d
         self.mean, self.unit, self.cov = np.zeros(n), np.zeros(n), np.zeros((n, n))
         self.fast, self.slow, self.last, self.seen = np.zeros(d), np.zeros(d), np.zeros(d), np.zeros(d)
-        self.live = np.zeros(n, bool)
+        self.live, self.parts = np.zeros(n, bool), np.zeros(d)
         self.smooth, self.start, self.excess = np.zeros((2, n)), np.zeros((2, n)), np.zeros((2, n))
         self.rows = self.next = self.usual = self.held = self.whole = self.told = 0.0
         self.above, self.beyond, self.worst = 3.0, 0.1, 0.0
@@ -85,6 +85,7 @@ class Device:
                 z[gone] = np.linalg.solve(self.joint[np.ix_(gone, gone)], -(self.joint @ z)[gone])
             r = self.joint @ z
             part = far[:d] * (self.values @ far[:d]) + far[d:] ** 2
+            self.parts += 0.4 * (part - self.parts)
             size = math.sqrt(max(part.sum(), 0.0) / counts.sum())
             self.whole += 0.4 * (2.0 * math.log(max(size, 0.1)) - self.whole)
             own = np.zeros((2, 2 * d))
@@ -96,13 +97,19 @@ class Device:
                     self.smooth[s, j] += gain * (r[j] / math.sqrt(self.joint[j, j]) - self.smooth[s, j])
                     own[s, j] = tail(abs(self.smooth[s, j]), self.start[s, j], self.excess[s, j])
             self.worst = max(own.max() - math.log10(4 * d), 0.0) + 0.01
-            surprise = max(tail(self.worst, self.above, self.beyond, 0.002), 1.2 + 0.6 * self.whole)
+            by_column, as_whole = tail(self.worst, self.above, self.beyond, 0.002), 1.2 + 0.6 * self.whole
+            surprise = max(by_column, as_whole)
             most = np.abs(off[:d])[counts[:d]].max(initial=0.0)
             surprise = max(surprise, 3.0 * math.log10(most / 100.0)) if most > 100.0 else surprise
             own = own.max(axis=0).reshape(2, d).max(axis=0)
             for j in np.flatnonzero(counts[:d]):
                 implied = self.mean[j] + self.unit[j] * (z[j] - r[j] / self.joint[j, j])
-                named.append(((own[j] + 0.1) * math.sqrt(max(part[j], 0.1)), int(j), implied))
+                if as_whole > by_column:
+                    evidence = (own[j] + 1.0) * max(self.parts[j], 0.1)
+                else:
+                    evidence = (own[j] + 0.1) * max(part[j], 0.1) ** 0.25
+                if abs(as_whole - by_column) > 0.05:  # else either is right
+                    named.append((evidence, int(j), implied))
         self.learn(there, counts, off, surprise, size)
         return surprise, sorted(named, reverse=True)
 
