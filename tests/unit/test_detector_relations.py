@@ -275,3 +275,33 @@ def test_a_column_that_cannot_alone_be_wrong_is_named_last():
             assert out.expected[399, place] == 0.5
     assert first[False] == 2
     assert first[True] != 2
+
+
+def run_rows(detector, values, alarm=None):
+    n = len(values)
+    out = Scores.empty(n)
+    slots, ts_us = np.zeros(n, np.int32), np.arange(n, dtype=np.int64)
+    detector.update(Block(slots, ts_us, np.ascontiguousarray(values, np.float32), alarm), out)
+    return out.surprise
+
+
+def followed(alarm_rows, hold_rows, rows=400):
+    """How far the offset of the first column went along with a lasting, small deviation."""
+    detector = make_detector(
+        "relations", COLUMNS, {"model": fitted(COLUMNS), "warm_rows": 50, "rate": 0.02, "hold_rows": hold_rows}
+    )
+    detector.reserve(1)
+    values = correlated(np.random.default_rng(3), 400, len(COLUMNS))
+    values[100:, 0] += 0.3
+    alarm = np.zeros(400, np.float32)
+    alarm[100 : 100 + alarm_rows] = 9.0
+    run_rows(detector, values[:rows], alarm[:rows])
+    return float(detector.snapshot(np.zeros(1, np.int32)).view(np.float32)[0, len(COLUMNS)])
+
+
+def test_offsets_are_held_while_others_are_alarmed_but_not_for_ever():
+    calm, held, bounded = followed(0, 10_000), followed(300, 10_000), followed(300, 20)
+    before = followed(0, 10_000, rows=100)
+    assert held == pytest.approx(before, abs=1e-6), "nothing is learnt from rows that alarm others"
+    assert abs(calm - before) > 0.1
+    assert abs(bounded - calm) < 0.5 * abs(calm - before), "after hold_rows it follows again"
