@@ -6,15 +6,11 @@ Reading leaves no trace: no group is joined and nothing is committed.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, TopicPartition
-
-from telemetry.clients import cluster_metadata, consumer
-from telemetry.errors import BrokerUnavailableError, TopicError
+from fleetwatch.topic_reader import TopicReader
 from telemetry.log import printable
 from telemetry.reasons import Reason
 from telemetry.settings import Settings
@@ -22,8 +18,6 @@ from telemetry.topics import topics
 
 log = logging.getLogger("fleetwatch.dlq")
 
-_BATCH_MAX = 500
-_POLL_S = 0.2
 _CONNECT = "__connect.errors."
 _BY_CODE = {reason.code: reason for reason in Reason}
 
@@ -133,82 +127,17 @@ class Wanted:
         )
 
 
-class LetterReader:
-    """Reads the dead-letter topic from a broker time on up to where it ended when reading began.
-
-    Parameters
-    ----------
-    since_ms : 0 = from the beginning. places : only the partitions of these, from the first of each on.
-    """
+class LetterReader(TopicReader):
+    """The dead letters; see `TopicReader`."""
 
     def __init__(
         self, settings: Settings, since_ms: int = 0, places: frozenset[tuple[int, int]] = frozenset()
     ) -> None:
-        self.topic = topics(settings).dlq.name
-        self._settings = settings
-        self._consumer = consumer(settings, f"{settings.processing.group}-spectator", enable_partition_eof=True)
-        try:
-            starts = self._starts(since_ms, places)
-            self._open = {start.partition for start in starts}
-            self._consumer.assign(starts)
-        except BaseException:
-            self._consumer.close()
-            raise
+        super().__init__(settings, topics(settings).dlq.name, since_ms, places)
 
-    def _starts(self, since_ms: int, places: frozenset[tuple[int, int]]) -> list[TopicPartition]:
-        found: Any = cluster_metadata(self._consumer, self._settings).topics.get(self.topic)
-        if found is None or found.error is not None:
-            raise TopicError(
-                f"topic {self.topic} does not exist at {self._settings.kafka.bootstrap}: "
-                "create the topics with `fleetwatch topics apply`, or start a worker"
-            )
-        if places:
-            first: dict[int, int] = {}
-            for partition, offset in places:
-                first[partition] = min(offset, first.get(partition, offset))
-            if missing := sorted(first.keys() - found.partitions.keys()):
-                raise TopicError(f"{self.topic} has no partition {missing[0]}; it has {len(found.partitions)}")
-            return [TopicPartition(self.topic, p, o) for p, o in first.items()]
-        if not since_ms:
-            return [TopicPartition(self.topic, p, OFFSET_BEGINNING) for p in found.partitions]
-        at = [TopicPartition(self.topic, p, since_ms) for p in found.partitions]
-        starts = self._consumer.offsets_for_times(at, timeout=self._settings.kafka.connect_timeout_s)
-        return [
-            start if start.offset >= 0 else TopicPartition(self.topic, start.partition, OFFSET_END)
-            for start in starts
-        ]
-
-    def to_end(self, patience_s: float = 30.0) -> Iterator[Letter]:
-        """All letters, each partition in its order.
-
-        Raises
-        ------
-        BrokerUnavailableError : nothing came for `patience_s`, or the topic cannot be read.
-        """
-        heard = time.monotonic()
-        while self._open:
-            for message in self._consumer.consume(_BATCH_MAX, _POLL_S):
-                heard = time.monotonic()
-                error = message.error()
-                if error is None:
-                    if message.partition() in self._open:
-                        yield letter_of(message)
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (the client's own name for it)
-                    self._open.discard(message.partition())
-                elif error.retriable():
-                    log.warning("reading %s: %s", self.topic, error.str())
-                else:
-                    raise BrokerUnavailableError(f"reading {self.topic}: {error.str()}")
-            if time.monotonic() - heard > patience_s:
-                raise BrokerUnavailableError(
-                    f"{self.topic} at {self._settings.kafka.bootstrap}: nothing came for {patience_s:.0f} s"
-                )
-
-    def __enter__(self) -> LetterReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._consumer.close()
+    def to_end(self) -> Iterator[Letter]:
+        """All letters, each partition in its order."""
+        return map(letter_of, self)
 
 
 def letter_of(message: Any) -> Letter:

@@ -8,99 +8,26 @@ from __future__ import annotations
 
 import io
 import logging
-import time
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import fastavro
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, TopicPartition
 
 from fleetwatch.scorecard import Exposure, Fault
+from fleetwatch.topic_reader import TopicReader
 from producers.faults import KINDS
 from producers.faulttypes import ClockFault
 from telemetry import codec, schemas
-from telemetry.clients import cluster_metadata, consumer
 from telemetry.codec import RefusedError
-from telemetry.errors import BrokerUnavailableError, TopicError
+from telemetry.errors import TopicError
 from telemetry.settings import Settings
-from telemetry.topics import TopicSpec, topics
+from telemetry.topics import topics
 
 log = logging.getLogger("fleetwatch.scorecard")
 
 #: More faults than this are not scored.
 FAULTS_MAX = 1_000_000
-_BATCH_MAX = 1000
-_POLL_S = 0.2
-_PATIENCE_S = 30.0
 _HEAD = ("device_id", "catalog", "window_start", "hop_us")
-
-
-class TopicReader:
-    """One topic from a broker time (0 = its beginning) to where it ends now.
-
-    Raises
-    ------
-    TopicError : it does not exist; the message says what makes it. BrokerUnavailableError : it cannot be read.
-    """
-
-    def __init__(self, settings: Settings, spec: TopicSpec, since_ms: int = 0) -> None:
-        self.topic = spec.name
-        self._settings = settings
-        self._consumer = consumer(
-            settings,
-            f"{settings.processing.group}-spectator",
-            enable_partition_eof=True,
-            queued_max_messages_kbytes=16_384,
-        )
-        try:
-            starts = self._starts(since_ms)
-            self._open = {start.partition for start in starts}
-            self._consumer.assign(starts)
-        except BaseException:
-            self._consumer.close()
-            raise
-
-    def _starts(self, since_ms: int) -> list[TopicPartition]:
-        found: Any = cluster_metadata(self._consumer, self._settings).topics.get(self.topic)
-        if found is None or found.error is not None:
-            raise TopicError(
-                f"topic {self.topic} does not exist at {self._settings.kafka.bootstrap} (or this login may not see "
-                "it): create the topics with `fleetwatch topics apply`, or start a worker; `fleetwatch scorecard "
-                "--simulate` needs no Kafka"
-            )
-        if not since_ms:
-            return [TopicPartition(self.topic, p, OFFSET_BEGINNING) for p in found.partitions]
-        at = [TopicPartition(self.topic, p, since_ms) for p in found.partitions]
-        starts = self._consumer.offsets_for_times(at, timeout=self._settings.kafka.connect_timeout_s)
-        return [s if s.offset >= 0 else TopicPartition(self.topic, s.partition, OFFSET_END) for s in starts]
-
-    def __iter__(self) -> Iterator[Any]:
-        """The messages, each partition's in order."""
-        heard_s = time.monotonic()
-        while self._open:
-            for message in self._consumer.consume(_BATCH_MAX, _POLL_S):
-                heard_s = time.monotonic()
-                error = message.error()
-                if error is None:
-                    if message.partition() in self._open:
-                        yield message
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (the client's own name for it)
-                    self._open.discard(message.partition())
-                elif error.retriable():
-                    log.warning("reading %s: %s", self.topic, error.str())
-                else:
-                    raise BrokerUnavailableError(f"reading {self.topic}: {error.str()}")
-            if time.monotonic() - heard_s > _PATIENCE_S:
-                raise BrokerUnavailableError(
-                    f"{self.topic} at {self._settings.kafka.bootstrap}: nothing came for {_PATIENCE_S:.0f} s"
-                )
-
-    def __enter__(self) -> TopicReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._consumer.close()
 
 
 def fault_of(record: dict[str, Any]) -> Fault:
@@ -130,7 +57,7 @@ def faults(settings: Settings, since_ms: int) -> tuple[list[Fault], int]:
     """
     found: dict[str, Fault] = {}
     bad = 0
-    with TopicReader(settings, topics(settings).truth, since_ms) as reader:
+    with TopicReader(settings, topics(settings).truth.name, since_ms) as reader:
         for message in reader:
             try:
                 fault = fault_of(codec.decode("truth", message.value() or b""))
@@ -187,7 +114,7 @@ def see_window(exposure: Exposure, value: bytes) -> bool:
 def exposure(settings: Settings, since_ms: int) -> tuple[Exposure, int]:
     """Device time by the windows that workers published; and the records that are none."""
     found, bad = Exposure(), 0
-    with TopicReader(settings, topics(settings).features, since_ms) as reader:
+    with TopicReader(settings, topics(settings).features.name, since_ms) as reader:
         for message in reader:
             bad += not see_window(found, message.value() or b"")
     return found, bad
