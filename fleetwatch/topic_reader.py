@@ -1,4 +1,4 @@
-"""One topic, from where one likes to where it ends now. The rule: committed records, no group, no waiting for ever."""
+"""One topic, from where one likes to where it ends now. The rule: committed records, and no group is joined."""
 
 from __future__ import annotations
 
