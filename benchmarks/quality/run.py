@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -19,6 +20,11 @@ FILES = {
     "ASD": ("asd.npz", "asd_interpretation.json"),
     "vehicle": ("carobd_train.npz", "carobd_inj.npz", "carobd_inj_events.json"),
 }
+
+
+def _below(threshold: float) -> float:
+    """Three digits, rounded down: the score that it was set at stays above it."""
+    return math.floor(1000 * threshold) / 1000
 
 
 def _run(name: str, folder: Path, frozen: dict[str, dict[str, float]]) -> evaluate.SetResult:
@@ -73,12 +79,12 @@ def main(folder: Path, only: tuple[str, ...], freeze: bool, page: Path) -> None:
         for result in results:
             if result.name == "NAB":
                 frozen["NAB"] = {
-                    key.removesuffix(", threshold"): round(value, 4)
+                    key.removesuffix(", threshold"): _below(value)
                     for key, value in result.figures.items()
                     if key.endswith(", threshold")
                 }
             elif "threshold" in result.figures:
-                frozen["vehicle"] = {"threshold": round(result.figures["threshold"], 4)}
+                frozen["vehicle"] = {"threshold": _below(result.figures["threshold"])}
         kept.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
         click.echo(f"{kept.relative_to(ROOT)}: thresholds frozen")
     if not only:
