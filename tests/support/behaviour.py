@@ -70,7 +70,7 @@ class Job:
     def done(self) -> int:
         return committed(self.settings, self.names.vehicle.name)
 
-    def wait(self, timeout_s: float = 90) -> None:
+    def wait(self, timeout_s: float = 150) -> None:
         wait_for(lambda: self.done() >= self.sent, timeout_s, f"the work on {self.sent} records")
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ from detector_models import correlated
 from detectors.ensemble import Ensemble, Member, Opinions, strangest
 from detectors.ewma import EwmaZ
 from detectors.protocol import Block, Scores
-from fleetwatch.score import scorer, with_budget
+from fleetwatch.score import NAMED_FROM, scorer, with_budget
 from streams.core.core import Core
 from streams.core.effects import Effects
 from streams.core.lineup import EngineSpec, Lineup
@@ -131,7 +131,7 @@ def test_scores_are_the_ensembles():
     ts_us[300] += SECOND // 2
     chosen = np.ascontiguousarray(values[:, [0, 3]])
     found = scorer(settings, entry).score(ts_us, chosen)
-    lineup = detector_factory(settings)(entry)
+    lineup = detector_factory(settings, explain_from=NAMED_FROM)(entry)
     ensemble = Ensemble([Member(d, c) for d, c in zip(lineup.sample, lineup.calibrations, strict=True)])
     ensemble.reserve(1)
     said, out = Opinions.empty(2, 800), Scores.empty(800)
