@@ -43,7 +43,8 @@ def _check_prior(prior: Mapping[str, Any], d: int) -> dict[str, Any]:
     rows = prior.get("rows", 0)
     if not isinstance(rows, int | float) or not 1 <= rows <= 1e9:
         raise ValueError(f"the prior's rows must lie in 1..1e9, not {rows}")
-    return out | {"rows": int(rows)}
+    match = {str(key): str(value) for key, value in dict(prior.get("match", {})).items()}
+    return out | {"rows": int(rows), "match": match}
 
 
 class Covariance:
@@ -89,7 +90,8 @@ class Covariance:
         over the rows learnt is added.
     hold : surprise from which a row is hardly learnt.
     hold_rows : longest stretch that is hardly learnt.
-    priors : what cohorts look like; see `detectors.covariance_fit.fit_prior`.
+    priors : what cohorts look like; see `detectors.covariance_fit.fit_prior`. "match" is what their devices
+        declare; absent = that of a device which no other prior fits better.
     prior_rows : rows that a prior counts for, at most.
     explain_from : columns are named from this surprise on.
 
@@ -149,6 +151,8 @@ class Covariance:
             "explain_from": float(explain_from),
         }
         self._spec = DetectorSpec("covariance", 2, "sample", tuple(columns), params)
+        #: See `detectors.cohorts`; {} = of every device, unless another prior asks more of it and is right.
+        self.cohorts = tuple(prior["match"] for prior in params["priors"])
         self._d = d
         self._prm = np.array(
             [alpha, warm_rows, shrink, hold, hold_rows, explain_from, math.log10(4 * d)], np.float64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.covariance_fit import fit_prior
 from detectors.relations_fit import fit
 from producers.fleet import make_fleet
 from streams.core.enrolment import declared_by
@@ -65,19 +66,33 @@ def cohorts_of(devices: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[
     "--by", multiple=True, metavar="KEY", help="Also learn each cohort of devices that declare the same KEY."
 )
 @click.option(
+    "--detector",
+    type=click.Choice(["relations", "covariance"]),
+    default="relations",
+    show_default=True,
+    help="Whose model: relations judge by it; a device's covariance starts from it.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Default: <class>-<version>.relations.json",
+    help="Default: <class>-<version>.relations.json or .priors.json",
 )
 @click.pass_obj
 def train(
-    config: Path | None, name: str, count: int, minutes: float, seed: int, by: tuple[str, ...], output: Path | None
+    config: Path | None,
+    name: str,
+    count: int,
+    minutes: float,
+    seed: int,
+    by: tuple[str, ...],
+    detector: str,
+    output: Path | None,
 ) -> None:
     """Learn how the signals of CLASS hang together, from a simulated healthy fleet.
 
-    The model is what the `relations` detector judges by: put the file beside the catalogue entry, in a folder of
-    the setting catalog.paths.
+    The model is what the `relations` detector judges by, or what devices that are new to the `covariance` detector
+    start from: put the file beside the catalogue entry, in a folder of the setting catalog.paths.
 
     \b
     Example:
@@ -96,20 +111,26 @@ def train(
         for _ in bar:
             for out in fleet.step():
                 frames[out.key].append(decode_frame(out.value, len(entry.signals)).values)
-    columns = [entry.columns[i] for i in entry.monitored]
+    columns = tuple(entry.columns[i] for i in entry.monitored)
+    learn: Callable[..., dict[str, Any]] = fit if detector == "relations" else fit_prior
     rows = dict(zip(frames, healthy_rows(entry, frames), strict=True))
     try:
-        learnt = fit(columns, list(rows.values()))
+        learnt = learn(columns, list(rows.values()))
         cohorts = [
-            {"match": match} | fit(columns, [rows[key] for key in keys if key in rows]) for match, keys in parts
+            {"match": match} | learn(columns, [rows[key] for key in keys if key in rows]) for match, keys in parts
         ]
     except ValueError as exc:
         raise click.UsageError(f"{exc}; ask for more --minutes or a larger --count") from exc
-    model = {"catalog": entry.key, "source": f"simulated, seed {seed}"} | learnt
-    if cohorts:
-        model["cohorts"] = cohorts
-    path = output or Path(entry.key.replace("/", "-") + ".relations.json")
+    model: dict[str, Any] = {"catalog": entry.key, "source": f"simulated, seed {seed}"}
+    if detector == "relations":
+        model |= learnt | ({"cohorts": cohorts} if cohorts else {})
+    else:
+        model |= {"columns": list(columns), "priors": [{"match": {}} | learnt, *cohorts]}
+    kind = "relations" if detector == "relations" else "priors"
+    path = output or Path(entry.key.replace("/", "-") + f".{kind}.json")
     path.write_text(json.dumps(model, separators=(",", ":")) + "\n", encoding="utf-8")
-    click.echo(f"{path}: {model['devices']} devices, {model['rows']} rows, {len(columns)} signals")
-    for cohort in cohorts:
-        click.echo(f"  {cohort['match']}: {cohort['devices']} devices, {cohort['rows']} rows")
+    total = sum(len(each) for each in rows.values())
+    click.echo(f"{path}: {len(rows)} devices, {total} rows, {len(columns)} signals")
+    for match, keys in parts:
+        known_rows = [len(rows[key]) for key in keys if key in rows]
+        click.echo(f"  {match}: {len(known_rows)} devices, {sum(known_rows)} rows")

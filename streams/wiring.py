@@ -95,13 +95,19 @@ def _declarations(entry: Catalog) -> dict[str, Any]:
     }
 
 
-def _params(wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] | None) -> dict[str, Any]:
+def _params(
+    wanted: DetectorSettings, entry: Catalog, relations: dict[str, Any] | None, priors: dict[str, Any] | None
+) -> dict[str, Any]:
     """The settings' parameters, and what the catalogue knows: trained relations, declarations."""
     params: dict[str, Any] = {}
     if wanted.name == "relations" and relations is not None:
         params |= {"model": relations, "limits": [_range(entry.signals[i]) for i in entry.monitored]}
     if wanted.name == "rules":
         params |= _declarations(entry)
+    if wanted.name == "covariance" and priors is not None:
+        if list(priors.get("columns", ())) != [entry.columns[i] for i in entry.monitored]:
+            raise ValueError("the priors were fitted to other columns")
+        params["priors"] = priors.get("priors", ())
     return params | wanted.params
 
 
@@ -119,6 +125,7 @@ def detector_factory(settings: Settings, explain_from: float | None = None) -> D
     def make(entry: Catalog) -> Lineup:
         watched = tuple(entry.columns[i] for i in entry.monitored)
         relations = catalog.relations_model(entry.key, settings.catalog.paths)
+        priors = catalog.priors_model(entry.key, settings.catalog.paths)
         wants = _wanted(settings, entry, len(watched), relations is not None)
         related = any(w.name == "relations" for w in wants)
         alerting: list[tuple[Detector, int]] = []
@@ -130,7 +137,7 @@ def detector_factory(settings: Settings, explain_from: float | None = None) -> D
                     columns = tuple(f"{signal}.{f}" for f in WINDOW_COLUMNS for signal in entry.columns)
                     window.append(make_detector(wanted.name, columns, wanted.params))
                     continue
-                params = _params(wanted, entry, relations)
+                params = _params(wanted, entry, relations, priors)
                 if explain_from is not None and "explain_from" in parameters_of(wanted.name):
                     params.setdefault("explain_from", explain_from)
                 detector = make_detector(wanted.name, watched, params)

@@ -166,7 +166,22 @@ def relations_model(key: str, paths: Iterable[Path] = ()) -> dict[str, Any] | No
     ------
     CatalogError : the file is not a JSON object.
     """
-    name = key.replace("/", "-") + ".relations.json"
+    return _trained(key.replace("/", "-") + ".relations.json", paths)
+
+
+def priors_model(key: str, paths: Iterable[Path] = ()) -> dict[str, Any] | None:
+    """What healthy devices look like to `covariance` (`fleetwatch train --detector covariance`), or None.
+
+    Looked for as `relations_model` is, under ``<key with - for />.priors.json``: "columns", and "priors" by cohort.
+
+    Raises
+    ------
+    CatalogError : the file is not a JSON object.
+    """
+    return _trained(key.replace("/", "-") + ".priors.json", paths)
+
+
+def _trained(name: str, paths: Iterable[Path]) -> dict[str, Any] | None:
     for path in paths:
         file = (path if path.is_dir() else path.parent) / name
         if file.exists():

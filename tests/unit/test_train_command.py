@@ -12,7 +12,7 @@ from fleetwatch.cli import main
 from fleetwatch.train_cli import healthy_rows, train
 from streams.wiring import detector_factory
 from telemetry import catalog, settings
-from telemetry.errors import CatalogError
+from telemetry.errors import CatalogError, SettingsError
 
 KEY = "sensor.pump/1"
 
@@ -116,3 +116,38 @@ def test_a_key_that_nobody_declares_is_refused_with_those_that_are(tmp_path):
     result = CliRunner().invoke(train, ["sensor.pump", "--count", "5", "--minutes", "1", "--by", "colour"])
     assert result.exit_code == 2
     assert "no device declares it; they declare class, firmware, model, simulated" in result.output
+
+
+def test_the_covariance_starts_from_priors_by_cohort(tmp_path):
+    path = tmp_path / "sensor.pump-1.priors.json"
+    result = trained(path, "--count", "24", "--by", "model", "--detector", "covariance")
+    assert result.exit_code == 0, result.output
+    model = json.loads(path.read_text(encoding="utf-8"))
+    entry = catalog.load()[KEY]
+    assert model["columns"] == [entry.columns[i] for i in entry.monitored]
+    matches = [prior["match"] for prior in model["priors"]]
+    assert matches[0] == {}
+    assert len(matches) > 2
+    wanted = settings.load(environ={}, catalog={"paths": [str(tmp_path)]}, detectors=[{"name": "covariance"}])
+    found = detector_factory(wanted)(entry).sample[0]
+    assert list(found.cohorts) == matches
+    rows = np.tile(np.array(model["priors"][1]["mean"][: len(model["columns"])], np.float32), (40, 1))
+    told = {}
+    for cohort in (-1, 1):
+        found.reserve(1)
+        found.forget(np.zeros(1, np.int32))
+        found.enrol(np.zeros(1, np.int32), np.array([cohort], np.int16))
+        out = Scores.empty(40)
+        found.update(Block(np.zeros(40, np.int32), np.arange(40), rows), out)
+        told[cohort] = int(np.isfinite(out.surprise).sum())
+    assert told[-1] == 0, "60 rows are needed where nothing is known"
+    assert told[1] >= 15, "and 20 with a prior"
+
+
+def test_priors_for_other_columns_are_refused(tmp_path):
+    (tmp_path / "sensor.pump-1.priors.json").write_text('{"columns": ["a"], "priors": []}')
+    wanted = settings.load(environ={}, catalog={"paths": [str(tmp_path)]}, detectors=[{"name": "covariance"}])
+    with pytest.raises(
+        SettingsError, match=r"covariance of sensor\.pump/1: .*fitted to other columns"
+    ):
+        detector_factory(wanted)(catalog.load()[KEY])
