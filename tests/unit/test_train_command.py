@@ -147,7 +147,5 @@ def test_the_covariance_starts_from_priors_by_cohort(tmp_path):
 def test_priors_for_other_columns_are_refused(tmp_path):
     (tmp_path / "sensor.pump-1.priors.json").write_text('{"columns": ["a"], "priors": []}')
     wanted = settings.load(environ={}, catalog={"paths": [str(tmp_path)]}, detectors=[{"name": "covariance"}])
-    with pytest.raises(
-        SettingsError, match=r"covariance of sensor\.pump/1: .*fitted to other columns"
-    ):
+    with pytest.raises(SettingsError, match=r"covariance of sensor\.pump/1: .*fitted to other columns"):
         detector_factory(wanted)(catalog.load()[KEY])
