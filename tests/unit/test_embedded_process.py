@@ -22,10 +22,13 @@ from telemetry.errors import SettingsError
 @pytest.fixture
 def bystander():
     """A process of somebody else, with a word of its command line."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "a-word"])
+    code = "import time; print('here', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code, "a-word"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()  # before that its command line may still be ours
     yield child
     child.kill()
-    child.wait()
+    child.communicate()
 
 
 def _pid_file(path, pid, create_time_s):
