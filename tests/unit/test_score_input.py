@@ -75,7 +75,7 @@ def test_a_header_alone_gives_a_header(run, tmp_path, rows):
     ("content", "said"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither CSV nor Parquet"),
-        (gzip.compress(b"timestamp,value\n1,2\n"), "neither CSV nor Parquet"),
+        (gzip.compress(b"timestamp,value\n1,2\n", mtime=0), "neither CSV nor Parquet"),
         ("timestamp,value\n1,2\n".encode("utf-16"), "neither CSV nor Parquet"),
         (b"PAR1 but no more of it", "cannot be read"),
         (b"0.5,0.25\n0.5,0.25\n", "its first line is no header but numbers (0.5, 0.25, ...)"),
