@@ -40,13 +40,22 @@ def check_block(block: Block, d: int, out: Scores) -> int:
     return n
 
 
-_CALM = np.zeros(1, np.float32)
-_CALM.flags.writeable = False
+_NOBODY = np.zeros(0, np.float32)
 
 
 def alarms(block: Block) -> NDArray[np.float32]:
-    """The block's alarm, read-only; where nobody was asked one 0: kernels take `alarm[i % len(alarm)]`."""
-    return _CALM if block.alarm is None else readonly(block.alarm)
+    """The block's alarm, read-only; float32 (0,) where nobody was asked.
+
+    Raises
+    ------
+    ValueError : it is not float32 and one for each row.
+    """
+    alarm = block.alarm
+    if alarm is None:
+        return readonly(_NOBODY)
+    if alarm.shape != (len(block),) or alarm.dtype != np.float32:
+        raise ValueError(f"alarm must be float32 ({len(block)},), not {alarm.dtype} {alarm.shape}")
+    return readonly(np.ascontiguousarray(alarm))
 
 
 def check_states(slots: NDArray[np.int32], states: NDArray[np.uint8], nbytes: int) -> None:

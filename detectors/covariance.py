@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.blocks import check_block, check_states, clear, grown, readonly
+from detectors.blocks import alarms, check_block, check_states, clear, grown, readonly
 from detectors.covariance_kernel import update_rows
 from detectors.covariance_matrix import EXCESS, NEXT, SCALARS, START, TOLD, WAITING, N, offsets, refresh
 from detectors.protocol import Block, DetectorSpec, Scores
@@ -18,7 +18,6 @@ from detectors.surprise import CAP
 
 #: What a prior holds, and how many numbers for d columns.
 PRIOR = {"mean": 2, "unit": 2, "movement": 1, "start": 4, "excess": 4}
-_NOBODY: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 def _check_prior(prior: Mapping[str, Any], d: int) -> dict[str, Any]:
@@ -226,7 +225,7 @@ class Covariance:
             np.argsort(block.slots, kind="stable"),  # device by device: its state stays in the cache
             readonly(block.slots),
             readonly(block.values),
-            readonly(_NOBODY if block.alarm is None else block.alarm),
+            alarms(block),
             self._state,
             self._wide,
             self._joint,

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.blocks import check_block, check_states, clear, grown, readonly
+from detectors.blocks import alarms, check_block, check_states, clear, grown, readonly
 from detectors.novelty_kernel import WORDS, update_rows
 from detectors.protocol import Block, DetectorSpec, Scores
 from detectors.surprise import CAP
-
-_NOBODY = np.zeros(0, np.float32)
 
 
 class Novelty:
@@ -128,16 +126,14 @@ class Novelty:
 
     def update(self, block: Block, out: Scores) -> None:
         n = check_block(block, self._d, out)
-        alarm = _NOBODY if block.alarm is None else block.alarm
-        if block.alarm is not None and (alarm.shape != (n,) or alarm.dtype != np.float32):
-            raise ValueError(f"alarm must be float32 ({n},), not {alarm.dtype} {alarm.shape}")
+        alarm = alarms(block)
         clear(out, n)
         rows = self._rows.reshape(-1, WORDS)
         bad = update_rows(
             readonly(block.slots),
             readonly(np.ascontiguousarray(block.ts_us)),
             readonly(block.values),
-            readonly(np.ascontiguousarray(alarm)),
+            alarm,
             rows,
             rows.view(np.uint32),
             self._prm,

@@ -136,7 +136,7 @@ def _update(
                 expected[i],
                 share[i],
             )
-        calm = score < hold and not alarm[i % len(alarm)] >= hold
+        calm = score < hold and not (len(alarm) > 0 and alarm[i] >= hold)
         if calm:
             state[slot, 4 * d + 1] = np.float32(0)
         elif state[slot, 4 * d + 1] < most:

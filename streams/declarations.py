@@ -112,6 +112,8 @@ class Declarations:
             record = codec.decode("device", value)
         except codec.RefusedError:
             self.refused += 1
+            if self.refused == 1:
+                log.warning("%s: a record that is no declaration is passed over (told once)", self._topic)
             return
         if key in self._said or len(self._said) < self._devices_max:
             self._said[key] = declared_by(record)
