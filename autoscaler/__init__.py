@@ -1,1 +1,1 @@
-"""Scaling workers from consumer lag: not built yet. It may import `telemetry` and nothing else of ours."""
+"""Scaling workers from lag in seconds: collect, decide, apply. Of ours it may import `telemetry` only."""

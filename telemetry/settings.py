@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from telemetry.autoscaler_settings import AutoscalerSettings
 from telemetry.errors import SettingsError, nearest
 from telemetry.kafka_settings import KafkaSettings, Section
 from telemetry.schema_settings import SchemaSettings
@@ -221,6 +222,7 @@ class Settings(BaseSettings):
     outputs: OutputSettings = OutputSettings()
     schemas: SchemaSettings = SchemaSettings()
     service: ServiceSettings = ServiceSettings()
+    autoscaler: AutoscalerSettings = AutoscalerSettings()
 
     @classmethod
     def settings_customise_sources(
