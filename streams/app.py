@@ -20,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from streams import busy
 from streams.credentials import credentials
 from streams.drain import DrainingWorker
 from streams.metrics import WorkerMetrics
@@ -40,6 +41,7 @@ def create_app(settings: Settings) -> faust.App:
     BrokerUnavailableError, TopicError : no broker, or topics of another shape.
     """
     p = settings.processing
+    timer = busy.install()
     name = settings.service.name or f"{socket.gethostname()}-{os.getpid()}"
     app = faust.App(
         p.group,
@@ -71,7 +73,7 @@ def create_app(settings: Settings) -> faust.App:
     stall_s = max(p.stall_timeout_s, 2 * p.transaction_timeout_s + 30)  # a commit may rightly take so long
     watchdog = Watchdog(worker, Cluster(settings), stall_s, worker.fail)
     _handlers(app, worker, watchdog)
-    _pages(app, worker, watchdog)
+    _pages(app, worker, watchdog, timer)
     return app
 
 
@@ -116,12 +118,12 @@ def _handlers(app: Any, worker: Worker, watchdog: Watchdog) -> None:
             worker.fail(exc)
 
 
-def _pages(app: Any, worker: Worker, watchdog: Watchdog) -> None:
+def _pages(app: Any, worker: Worker, watchdog: Watchdog, timer: busy.WaitTimer | None) -> None:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     metrics = WorkerMetrics(registry)
-    metrics.watch(worker, app)
+    metrics.watch(worker, app, timer)
     worker.latency = metrics.observe_latency
     worker.batch_size = metrics.observe_batch
 

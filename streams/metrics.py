@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streams.busy import WaitTimer
+
 COUNTERS = {
     "frames": "Frames accepted.",
     "samples": "Values in accepted frames.",
@@ -32,6 +34,7 @@ class WorkerMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._worker: Any = None
         self._app: Any = None
+        self._busy: WaitTimer | None = None
         self._latency = Histogram(
             "fleetwatch_alert_latency_seconds",
             "From a frame's time, by its device's clock or by the broker's record timestamp, to its alert.",
@@ -55,9 +58,9 @@ class WorkerMetrics(Collector):
         """clock : device or broker. A device's clock may be ahead: that counts as 0."""
         self._latency.labels(clock).observe(max(0.0, seconds))
 
-    def watch(self, worker: Any, app: Any) -> None:
-        """The worker and the Faust app whose figures these are."""
-        self._worker, self._app = worker, app
+    def watch(self, worker: Any, app: Any, busy: WaitTimer | None = None) -> None:
+        """The worker and the Faust app whose figures these are. busy : of its loop; None = not known, not shown."""
+        self._worker, self._app, self._busy = worker, app, busy
 
     def _lag(self) -> dict[tuple[str, int], int]:
         consumer = getattr(self._app, "consumer", None)
@@ -134,6 +137,12 @@ class WorkerMetrics(Collector):
         }
         for name, (text, value) in figures.items():
             yield CounterMetricFamily(name, text, value=value)
+        if self._busy is not None or worker is None:
+            yield CounterMetricFamily(
+                "fleetwatch_busy_seconds",
+                "Time in which the event loop did not wait for something to do; by time passed: 1 = saturated.",
+                value=self._busy.busy_s if self._busy else 0.0,
+            )
         done, total = (worker.changelog.done, worker.changelog.total) if worker else (0, 0)
         yield GaugeMetricFamily(
             "fleetwatch_restore_ratio",
