@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import OffsetSpec
 
-from fleetwatch.lag import LagSeconds, OffsetHistory, Rate
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import BrokerUnavailableError
+from telemetry.lag import LagSeconds, OffsetHistory, Rate
 from telemetry.offsets import list_offsets
 from telemetry.settings import Settings
 from telemetry.topics import topics

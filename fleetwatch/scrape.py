@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import math
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleetwatch.lag import Rate
+from telemetry.lag import Rate
+from telemetry.page import PageError, fetch
 
 SAMPLES = "fleetwatch_samples_total"
 FRAMES = "fleetwatch_frames_total"
@@ -89,21 +87,11 @@ class WorkerPage:
         self.url = url
         self._rates = {name: Rate() for name in (FRAMES, SAMPLES, *CPU)}
 
-    def _fetch(self) -> Page:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError("not an http address")
-        with urllib.request.urlopen(self.url, timeout=_TIMEOUT_S) as response:  # noqa: S310 (checked above)
-            return parse(response.read(_PAGE_BYTES_MAX).decode())
-
     def scrape(self, now_s: float) -> WorkerFigures:
         """The figures now; rates since the scrapes of the last ten seconds, or since the start for the first."""
         try:
-            page = self._fetch()
-        except urllib.error.HTTPError as exc:
-            return WorkerFigures(self.url, problem=f"{exc.code} {exc.reason}")
-        except urllib.error.URLError as exc:
-            return WorkerFigures(self.url, problem=str(exc.reason))
-        except (OSError, ValueError, http.client.HTTPException) as exc:
+            page = parse(fetch(self.url, _TIMEOUT_S, _PAGE_BYTES_MAX))
+        except (PageError, ValueError) as exc:
             return WorkerFigures(self.url, problem=str(exc) or type(exc).__name__)
         for name, rate in self._rates.items():
             if name in page.totals:

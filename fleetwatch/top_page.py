@@ -15,9 +15,9 @@ from rich.text import Text
 from fleetwatch.alert_feed import Received
 from fleetwatch.alert_text import brief, duration
 from fleetwatch.cluster_probe import ClusterPage, Member
-from fleetwatch.lag import LagSeconds
 from fleetwatch.scrape import WorkerFigures
 from telemetry.alerts import Severity
+from telemetry.lag import LagSeconds
 from telemetry.log import printable
 
 DASH = "–"

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from rich.console import Console
 
 from fleetwatch.cluster_probe import ClusterPage, Member, TopicRow
-from fleetwatch.lag import LagSeconds, OffsetHistory, Rate
 from fleetwatch.scrape import WorkerFigures, WorkerPage, parse, quantile
 from fleetwatch.top_page import TopPage, count, ranges, render, span
+from telemetry.lag import LagSeconds, OffsetHistory, Rate
 
 
 def history(*points: tuple[float, int]) -> OffsetHistory:
