@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
     "settings": ("fleetwatch.settings_cli:settings", "Show every setting, its default and its value."),
     "worker": ("streams.cli:worker", "Run a stream worker: frames in; features, scores and alerts out."),
+    "autoscaler": ("autoscaler.cli:autoscaler", "Scale the workers on Kubernetes by their lag in seconds."),
     "score": ("fleetwatch.score_cli:score", "Score the rows of a CSV or Parquet file, as a worker would."),
     "train": ("fleetwatch.train_cli:train", "Learn a class's relations from healthy devices."),
 }
