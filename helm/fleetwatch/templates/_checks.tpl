@@ -62,6 +62,14 @@
 {{- if and $v.monitoring.podMonitor.enabled $v.monitoring.serviceMonitor.enabled }}
 {{- $problems = append $problems "monitoring.podMonitor and monitoring.serviceMonitor would both scrape every pod: enable one" }}
 {{- end }}
+{{- if $v.forwarder.enabled }}
+{{- if not $v.forwarder.url }}
+{{- $problems = append $problems "forwarder.url: say where alerts are to be sent" }}
+{{- end }}
+{{- if and $v.forwarder.hmac.existingSecret (ne $v.forwarder.to "webhook") }}
+{{- $problems = append $problems "forwarder.hmac signs what a webhook is sent; Alertmanager does not look at it" }}
+{{- end }}
+{{- end }}
 {{- if and $v.topicsJob.acls (not $v.topicsJob.principals) }}
 {{- $problems = append $problems "topicsJob.acls needs to know who does the work: topicsJob.principals, role: [User:name]" }}
 {{- end }}
@@ -83,6 +91,7 @@
 {{- if include "fleetwatch.autoscalerRuns" . }}{{ $_ := set $found "autoscaler" .Values.autoscaler }}{{ end }}
 {{- if and .Values.topicsJob.enabled (not .Values.strimzi.enabled) }}{{ $_ := set $found "topicsJob" .Values.topicsJob }}{{ end }}
 {{- if .Values.producers.fleets }}{{ $_ := set $found "producers" .Values.producers }}{{ end }}
+{{- if .Values.forwarder.enabled }}{{ $_ := set $found "forwarder" .Values.forwarder }}{{ end }}
 {{- toYaml $found }}
 {{- end }}
 

@@ -79,6 +79,11 @@ annotations:
 {{- if or (eq $a.mode "builtin") (and (eq $a.mode "keda") (eq $a.keda.source "desired")) }}true{{ end }}
 {{- end }}
 
+{{/* "true" where it also scales. */}}
+{{- define "fleetwatch.autoscalerScales" -}}
+{{- if and (eq .Values.autoscaling.mode "builtin") (not .Values.autoscaling.dryRun) }}true{{ end }}
+{{- end }}
+
 {{- define "fleetwatch.partitions" -}}
 {{- dig "topics" "partitions" 8 .Values.settings | int }}
 {{- end }}
@@ -92,4 +97,8 @@ annotations:
 {{- $partitions := include "fleetwatch.partitions" . | int }}
 {{- $max := .Values.autoscaling.maxReplicas | int }}
 {{- if $max }}{{ min $max $partitions }}{{ else }}{{ $partitions }}{{ end }}
+{{- end }}
+
+{{- define "fleetwatch.prefix" -}}
+{{- dig "topics" "prefix" "telemetry" .Values.settings }}
 {{- end }}

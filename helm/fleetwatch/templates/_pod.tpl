@@ -76,12 +76,17 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Of a container, after its name. Call as above, with "args" (list) and "env" (text). */}}
+{{/* Of a container, after its name. Call as above, with "args" or "command" (lists) and "env" (text). */}}
 {{- define "fleetwatch.container" -}}
 image: {{ include "fleetwatch.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- if .command }}
+command:
+  {{- toYaml .command | nindent 2 }}
+{{- else }}
 command: [fleetwatch]
 args: {{ toJson .args }}
+{{- end }}
 {{- with .root.Values.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
