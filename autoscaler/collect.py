@@ -1,18 +1,18 @@
-"""Looks at Kafka, the workers and what is scaled. The rule: a whole look, or BlindError with what to do."""
+"""Looks at Kafka, the workers and what is scaled. The rule: a whole look, or an error that says what to do."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
 from autoscaler.kafka_source import KafkaSource
-from autoscaler.observation import BlindError, Observation
+from autoscaler.observation import Observation
 from autoscaler.positions import Positions
 from autoscaler.worker_pages import PagesLook, WorkerPages
-from autoscaler.workload import Workload, WorkloadError
+from autoscaler.workload import Workload
 
 
 class Collector:
-    """Each look adds to what is known of the past, also one that ends blind for the workload's sake.
+    """Each look adds to what is known of the past, also one that fails for the workload's sake.
 
     pages : None = workers' own figures are not read. partitions : as the setting topics.partitions says.
     """
@@ -35,7 +35,7 @@ class Collector:
 
         Raises
         ------
-        BlindError : the group or the workload could not be read.
+        BlindError : the group could not be read. WorkloadError : what is scaled could not.
         """
         reading = self._pool.submit(self._pages.read) if self._pages is not None else None
         try:
@@ -43,10 +43,7 @@ class Collector:
         finally:
             pages = reading.result() if reading is not None else PagesLook()
         figures = self._positions.add(kafka, now_s, pages.waiting)
-        try:
-            scale = self._workload.read()
-        except WorkloadError as exc:
-            raise BlindError(str(exc)) from exc
+        scale = self._workload.read()
         return Observation(
             at_s=now_s,
             ends=figures.ends,

@@ -251,7 +251,7 @@ class KafkaSource:
                 raise self._refused(what) from exc
             if code in _MISSING:
                 text = f"{what} does not exist: `fleetwatch topics apply` makes it, unless topics.prefix is wrong"
-                raise _WentWrongError(text, passing=False) from exc
+                raise _WentWrongError(text, passing=True) from exc  # a broker that has just started may not know
             text = f"asking {self._settings.kafka.bootstrap} about the {what}: {printable(exc.args[0].str())}"
             raise _WentWrongError(text, passing=code in PASSING) from exc
         except TimeoutError as exc:
