@@ -22,6 +22,13 @@ from autoscaler.workload import WorkloadError
 
 log = logging.getLogger("fleetwatch.autoscaler")
 
+#: Reasons of Events that are neither a decision's nor a note's.
+REASONS = {
+    "Holding": "Nothing new is decided, or it could not be done: the last decision holds.",
+    "ReplicasChanged": "Another than the autoscaler has set the replicas.",
+    "Resumed": "What was held up goes on.",
+    "SettingsDiffer": "Two autoscalers of this workload have different settings.",
+}
 #: A note that stays is said again after this time.
 SAY_AGAIN_S = 600.0
 #: A note that was not there for so long went away.
@@ -152,7 +159,10 @@ class Loop:
         return True
 
     def _apply(self, seen: Observation, decision: Decision) -> bool:
-        if self._scale is None or decision.replicas == seen.replicas or not self._leading() or self._stale(seen):
+        if self._scale is None or decision.replicas == seen.replicas or not self._leading():
+            self._over("scale")  # there is nothing to scale, or it is no longer ours to do
+            return False
+        if self._stale(seen):
             return False
         self._tried = int(decision.replicas)
         try:
@@ -162,7 +172,7 @@ class Loop:
             log.info("%s", exc)
             return False
         except WorkloadError as exc:
-            self._hold("scale", str(exc))
+            self._hold("scale", str(exc), f"{decision.replicas} replicas are wanted, {seen.replicas} stay")
             return False
         self._over("scale")
         self._expected = int(decision.replicas)
@@ -174,13 +184,15 @@ class Loop:
         if self._leading():
             self._post("Warning" if kind == "Warning" else "Normal", reason, note)
 
-    def _hold(self, reason: str, text: str) -> None:
+    def _hold(self, reason: str, text: str, what: str = "") -> None:
         self._metrics.failed(reason)
         self._metrics.held(reason, on=True)
         since_s, said = self._held.get(reason, (self._clock(), ""))
         kept = self.standing.replicas if self.standing else None
         if _shape(said) != _shape(text):
-            what = "nothing is decided yet" if kept is None else f"the last decision, {kept} replicas, holds"
+            what = what or (
+                "nothing is decided yet" if kept is None else f"the last decision, {kept} replicas, holds"
+            )
             log.warning("%s: %s", what, text)
             self._announce("Warning", "Holding", f"{what}: {text}")
         self._held[reason] = since_s, text

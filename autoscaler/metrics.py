@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from autoscaler.observation import Decision, Observation
+from autoscaler.words import CODES, NOTES
 
 #: Why nothing is decided, or not done: the group, the workload, figures too old, the scaling itself.
 HELD = ("blind", "workload", "stale", "scale")
@@ -20,8 +21,8 @@ NAMES_MAX = 64
 class _Names:
     """Lets the first NAMES_MAX through."""
 
-    def __init__(self) -> None:
-        self._known: set[str] = set()
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known = set(known)
 
     def __call__(self, name: str) -> str:
         if name not in self._known and len(self._known) >= NAMES_MAX:
@@ -39,10 +40,15 @@ class AutoscalerMetrics:
         leading: Callable[[], bool] = lambda: False,
         differs: Callable[[], bool] = lambda: False,
     ) -> None:
+        #: Of every family, for the reference page.
+        self.labels: dict[str, tuple[str, ...]] = {}
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.labels[f"fleetwatch_autoscaler_{name}"] = labels
             return Gauge(f"fleetwatch_autoscaler_{name}", text, labels, registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
+            self.labels[f"fleetwatch_autoscaler_{name}"] = labels
             return Counter(f"fleetwatch_autoscaler_{name}", text, labels, registry=registry)
 
         self._replicas = gauge("replicas", "Wanted: decided. Current: set. Ready: that are.", "kind")
@@ -65,10 +71,15 @@ class AutoscalerMetrics:
         leader.set_function(lambda: float(leading()))
         other = gauge("settings_differ", "1 = another autoscaler of this target has other settings.")
         other.set_function(lambda: float(differs()))
-        self._code, self._name = _Names(), _Names()
+        self._code, self._name = _Names(CODES), _Names()
         self._partitions = 0
         self._figures: set[str] = set()
         self._notes: set[str] = set()
+        self._note_code = _Names(NOTES)
+        for code in CODES:
+            self._decisions.labels(code)
+        self._set_notes(NOTES)
+        self._set_notes(())
         for reason in HELD:
             self._held.labels(reason).set(0)
         for part in PARTS:
@@ -110,7 +121,7 @@ class AutoscalerMetrics:
         self._figures |= named.keys()
 
     def _set_notes(self, codes: Iterable[str]) -> None:
-        found = {self._code(code) for code in codes}
+        found = {self._note_code(code) for code in codes}
         self._notes |= found
         for code in self._notes:
             self._note.labels(code).set(float(code in found))

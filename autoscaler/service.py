@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, disable_created_metrics
 
 from autoscaler.collect import Collector
 from autoscaler.events import Events, Post, nowhere
@@ -143,6 +143,7 @@ class Service:
         self._at = cluster(settings)
         self._collector = collector(settings, self._at)
         who = f"{settings.service.name or socket.gethostname()}_{secrets.token_hex(4)}"
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series of each counter, which nobody reads
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

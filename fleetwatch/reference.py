@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from autoscaler import words
+from autoscaler.loop import REASONS
+from autoscaler.metrics import HELD, AutoscalerMetrics
 from fleetwatch import settings_cli
 from streams.metrics import WorkerMetrics
 from telemetry import catalog, topics
@@ -126,22 +129,56 @@ def catalog_page() -> str:
     return _page("Signal catalogue", *parts)
 
 
-def metrics_page() -> str:
-    """docs/metrics.md: what a worker's metrics page shows beside the process's own figures."""
-    registry = CollectorRegistry()
-    WorkerMetrics(registry)
+def _or(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" or `{names[-1]}`"
+
+
+def _metrics_table(registry: CollectorRegistry, known: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """known : labels of families that have no sample yet."""
     body = []
     for family in registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = getattr(family, "_labelnames", ()) or {k for s in family.samples for k in s.labels if k != "le"}
+        labels = (
+            (known or {}).get(family.name)
+            or getattr(family, "_labelnames", ())
+            or {k for s in family.samples for k in s.labels if k != "le"}
+        )
         body.append((f"`{name}`", family.type, ", ".join(sorted(labels)), family.documentation))
+    return _table(("metric", "type", "labels", "meaning"), sorted(body))
+
+
+def _codes(about: str, codes: Mapping[str, str]) -> list[str]:
+    return _table((about, "meaning"), [(f"`{code}`", text) for code, text in sorted(codes.items())])
+
+
+def metrics_page() -> str:
+    """docs/metrics.md: what the pages of a worker and of the autoscaler show beside the process's own figures."""
+    worker, scaler = CollectorRegistry(), CollectorRegistry()
+    WorkerMetrics(worker)
+    metrics = AutoscalerMetrics(scaler)
     return _page(
         "Metrics",
         [
             "Of a worker, at `/metrics` on its port (`service.port`), in the Prometheus text format. Beside these",
             "are the process's own `process_*` and `python_*` figures. No metric has a label that names a device.",
         ],
-        _table(("metric", "type", "labels", "meaning"), sorted(body)),
+        _metrics_table(worker),
+        [
+            "## Autoscaler",
+            "",
+            "Of `fleetwatch autoscaler`, at `/metrics` on its port (`autoscaler.port`).",
+        ],
+        _metrics_table(scaler, metrics.labels),
+        ["The label `code` of decisions, which is also the reason of an Event on the workload:"],
+        _codes("code", words.CODES),
+        ["... and of notes, which are Events of type Warning:"],
+        _codes("code", words.NOTES),
+        ["Other reasons of Events on the workload:"],
+        _codes("reason", REASONS),
+        [
+            f"The label `reason` of `fleetwatch_autoscaler_held` is {_or(HELD)}: no sight of the group, none",
+            "of the workload, figures that are too old, a scaling that failed.",
+        ],
     )
 
 
