@@ -37,6 +37,10 @@ def page(records: float = 0.0, busy: float = 0.0, start: float = 1000.0) -> str:
     return PAGE.format(records=records, busy=busy, start=start)
 
 
+class Listener(ThreadingHTTPServer):
+    request_queue_size = 64  # all pages are asked for at once
+
+
 class Server:
     """Serves `pages` by path; `drip` sends a byte now and then without end."""
 
@@ -75,7 +79,7 @@ class Server:
             def log_message(self, *args: object) -> None:
                 del args
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Listener(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever)
         self.thread.start()
 
