@@ -36,8 +36,8 @@ def main() -> None:
     folder: Path = given.folder.absolute()
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(folder, build.programs(), given.first_port))
-        for number in range(given.nodes):
-            config = NodeConfig(folder / "pods", tuple(given.image), f"process-{number}", f"zone-{number}")
+        for index in range(given.nodes):
+            config = NodeConfig(folder / "pods", tuple(given.image), f"process-{index}", f"zone-{index}")
             stack.enter_context(Kubelet(plane.admin, config))
         print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
         ended.wait()

@@ -175,7 +175,8 @@ class Sandbox:
         if source is None:
             raise PodError("FailedMount", f"the Pod has no volume {mount['name']!r}")
         source = source / mount.get("subPath", "")
-        target = root / mount["mountPath"].lstrip("/")
+        # resolved, as a link to an absolute path (/var/run) would lead out of the container's root
+        target = root / str(Path(mount["mountPath"]).resolve()).lstrip("/")
         kinds = next(v for v in self._place.pod["spec"]["volumes"] if v["name"] == mount["name"])
         if not source.exists():
             if any(kind in kinds for kind in READ_ONLY_KINDS):
