@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from fleetwatch.alert_feed import AlertFeed, Received
 from fleetwatch.alert_text import LineWriter
@@ -134,7 +135,23 @@ def _formatter(form: Literal["text", "json"]) -> Callable[[Received], str]:
     return lambda received: writer.line(received.alert, datetime.now(UTC))
 
 
-@click.command()
+class _Alerts(click.Group):
+    """`fleetwatch alerts` shows; what else is done with alerts is a command below it, imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return ["forward"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name != "forward":
+            return None
+        from fleetwatch.forward_cli import forward
+
+        return forward
+
+
+@click.group(cls=_Alerts, invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C; else stop at the end.")
 @click.option(
     "--since",
@@ -168,7 +185,7 @@ def alerts(
     limit: int | None,
     form: Literal["text", "json"],
 ) -> None:
-    """Subscribe to the alerts.
+    """Subscribe to the alerts; or forward them, with the command below.
 
     As text, one line each: when (event time, local), severity, ▲ new, ● still on or ✔ over with how long it has
     lasted, device, kind, what is wrong. As json, one CloudEvents object a line, for jq:
@@ -177,6 +194,9 @@ def alerts(
       fleetwatch alerts --follow --min-severity major
       fleetwatch alerts --since 1h --format json | jq -r '.data.device' | sort | uniq -c
     """
+    if ctx.invoked_subcommand:
+        _no_options(ctx)
+        return
     tree = load_settings(ctx)
     wanted = Wanted(frozenset(devices), classes, Severity(min_severity), states)
     write = _formatter(form)
@@ -188,6 +208,13 @@ def alerts(
             _show(feed, wanted, write, limit, follow=follow)
         finally:
             _tell_bad(feed)
+
+
+def _no_options(ctx: click.Context) -> None:
+    """Options before a command would be passed over silently."""
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"options of `{ctx.invoked_subcommand}` stand behind it", ctx)
 
 
 def _show(feed: AlertFeed, wanted: Wanted, write: Callable[[Received], str], limit: int, *, follow: bool) -> None:

@@ -32,6 +32,7 @@ ROLES = {
     "producer": "Gateways, simulators and replays: what sends frames.",
     "worker": "`fleetwatch worker`.",
     "subscriber": "`fleetwatch alerts`, and programs that act on alerts.",
+    "forwarder": "`fleetwatch alerts forward`.",
     "observer": "Autoscaler, `fleetwatch topics list`; with subscriber: `fleetwatch top`. No records.",
     "replayer": "`fleetwatch dlq`: reads dead letters and sends them in again.",
 }
@@ -102,6 +103,7 @@ def roles(settings: Settings) -> dict[str, tuple[Grant, ...]]:
             Grant("group", f"{group}-spectator", "DESCRIBE", "`fleetwatch alerts`; joins no group."),
             Grant("group", f"{group}-subscriber-", "READ", "Groups of programs of your own.", prefixed=True),
         ),
+        "forwarder": (Grant("group", f"{group}-forward-", "READ", "One group for each receiver.", prefixed=True),),
         "observer": (
             Grant("topic", f"{prefix}.", "DESCRIBE", "Ends of partitions: rates and lag.", True, any_topic),
             Grant("topic", f"{prefix}.", "DESCRIBE_CONFIGS", "Whether topics are as expected.", True, any_topic),

@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from telemetry.autoscaler_settings import AutoscalerSettings
 from telemetry.errors import SettingsError, nearest
+from telemetry.forward_settings import ForwardSettings
 from telemetry.kafka_settings import KafkaSettings, Section
 from telemetry.schema_settings import SchemaSettings
 
@@ -63,7 +64,9 @@ class ProcessingSettings(Section):
     commit_interval_ms: int = Field(1000, ge=10, le=60_000)
     commit_records_max: int = Field(200_000, ge=1000, description="Pending outputs that bring a commit forward.")
     session_timeout_s: float = Field(10.0, ge=1, le=300)
-    heartbeat_s: float = Field(2.0, ge=0.1, le=100)
+    heartbeat_s: float = Field(
+        0.5, ge=0.1, le=100, description="So long may others' coming and going stay unnoticed."
+    )
     fetch_max_bytes: int = Field(1 << 20, ge=1 << 16, description="Of one partition's share of a fetch.")
     fetch_wait_ms: int = Field(50, ge=1, le=5000)
     fetch_min_bytes: int = Field(1, ge=1)
@@ -223,6 +226,7 @@ class Settings(BaseSettings):
     schemas: SchemaSettings = SchemaSettings()
     service: ServiceSettings = ServiceSettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
+    forward: ForwardSettings = ForwardSettings()
 
     @classmethod
     def settings_customise_sources(

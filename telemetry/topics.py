@@ -105,7 +105,7 @@ def topics(settings: Settings) -> Topics:
             "JSON, CloudEvents",
             "Alerts, for people and programs.",
             broker_time,
-            (("worker",), ("subscriber",)),
+            (("worker",), ("subscriber", "forwarder")),
         ),
         dlq=spec(
             "dlq",

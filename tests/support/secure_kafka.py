@@ -36,7 +36,7 @@ START_TIMEOUT_S = 90.0
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 #: Users with a password each, made with the storage, and with a certificate each.
-USERS = ("admin", "producer", "worker", "subscriber", "observer", "replayer", "stranger")
+USERS = ("admin", "producer", "worker", "subscriber", "forwarder", "observer", "replayer", "stranger")
 
 
 @dataclass
