@@ -127,7 +127,7 @@ def _login(configuration: Any) -> str:
     if os.environ.get("KUBERNETES_SERVICE_HOST") and (_ACCOUNT / "token").exists():
         config.load_incluster_config(client_configuration=configuration)
         return (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
-    file = os.environ.get("KUBECONFIG") or None  # the client library looked at it when it was imported
+    file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # the library looked when it was imported
     config.load_kube_config(file, client_configuration=configuration, persist_config=False)
     _, active = config.list_kube_config_contexts(file)
     return str(active["context"].get("namespace") or "default")
