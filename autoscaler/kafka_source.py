@@ -84,7 +84,7 @@ class KafkaLook:
 
     @property
     def rebalancing(self) -> bool:
-        return self.state in ("preparing_rebalancing", "completing_rebalancing", "assigning", "reconciling")
+        return self.state in ("preparing_rebalancing", "completing_rebalancing")
 
     @property
     def epoch(self) -> str:

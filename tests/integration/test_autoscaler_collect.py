@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from behaviour import Job
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from real_worker import wait_for
+from real_worker import wait_for, workers
 from secure_kafka import SecureKafka, grant, secure_kafka
 
 from autoscaler.collect import Collector
@@ -32,7 +34,7 @@ from telemetry import settings as settings_module
 from telemetry.settings import Settings
 from telemetry.topics import ensure, topics
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 PARTITIONS = 2
 
@@ -354,6 +356,50 @@ def test_without_pages_what_does_not_move_is_told(settings: Settings, names: tup
     watching.close()
 
 
+def test_a_real_worker_and_a_log_that_ends_in_aborted_records(
+    kafka_bootstrap: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    work = Job.make(tmp_path, kafka_bootstrap, topic_prefix, devices=8, rounds=40)
+    settings, vehicle = work.settings, work.names.vehicle.name
+    with workers(tmp_path) as start:
+        worker = start(work.config)
+        urls: dict[str, str] = {}
+        watching = collector(settings, WorkerPages(lambda: urls))
+        sender = Transactions(settings, vehicle)
+        sender.producer.begin_transaction()
+        for key, value in work.records:
+            sender.producer.produce(vehicle, value, key)
+        sender.producer.commit_transaction(20)
+        log = tmp_path / "worker-0.log"
+        wait_for(lambda: "worker: http" in log.read_text(), 120, "the worker says where its page is")
+        (urls["w-0"],) = re.findall(r"^worker: (http\S+)", log.read_text(), re.MULTILINE)
+        seen = _until(
+            watching,
+            lambda seen: (seen.ends - seen.committed).max() <= 1 and bool(seen.workers),
+            "all is processed",
+        )
+        assert seen.ends.sum() >= len(work.records)
+        assert (seen.members, set(seen.owner)) == (1, {0})
+        (load,) = seen.workers
+        assert load.name == "w-0"
+        assert load.partitions == tuple(range(seen.partitions))
+        assert 0 <= load.busy <= 1
+        assert load.records_per_s >= 0
+        sender.begin(vehicle, 0, 30)
+        sender.producer.abort_transaction(20)
+        aborted = seen.ends[0] + 30
+        later_s = time.monotonic() + 5
+        wait_for(lambda: watching.look(later_s).ends[0] > aborted, 20, "their end is seen")
+        # either the worker commits past them, or its page is believed
+        wait_for(lambda: _waiting(watching.look(later_s + STILL_S + 1)) == 0, 20, "none of them waits")
+        assert worker.poll() is None
+        watching.close()
+
+
+def _waiting(seen: Observation) -> float:
+    return float((seen.ends - seen.committed).sum())
+
+
 def test_a_workload_that_cannot_be_read_costs_no_history(settings: Settings, names: tuple[str, str]) -> None:
     class Away:
         away = True
@@ -421,7 +467,10 @@ def _until(watching: Collector, check: Callable[[Observation], bool], what: str)
             return False
         return check(seen[-1])
 
-    wait_for(once, 60, what)
+    end = time.monotonic() + 60
+    while not once():
+        assert time.monotonic() < end, f"{what} did not happen; the last look: {seen[-1]}"
+        time.sleep(0.3)
     found: Observation = seen[-1]
     return found
 
