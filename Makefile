@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test fuzz demo bench quality chaos lock audit clean help
+.PHONY: setup check test fuzz demo bench bench-autoscaler quality chaos lock audit clean help
 
 help: ## Show what there is to make.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.ready ## Make the virtual environment (by uv where it is there, by venv and pip where not).
 
@@ -49,6 +49,9 @@ demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1
 
 bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
 	$(BIN)/python -m benchmarks.run
+
+bench-autoscaler: setup ## The scaling policy against KEDA's, the HPA's and Flink's on simulated traffic; writes docs/autoscaling-bench.md.
+	$(BIN)/python -m benchmarks.autoscaler.run
 
 DATA ?= ../shared/data
 
