@@ -9,9 +9,8 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, disable_created_metrics
 
@@ -19,7 +18,7 @@ from autoscaler.collect import Collector
 from autoscaler.events import Events, Post, nowhere
 from autoscaler.kafka_source import KafkaSource
 from autoscaler.kube import CALL_S, DeniedError, Kube, KubeError, connect, lacking
-from autoscaler.lease import HOLD_SHARE, Keeper, Lease
+from autoscaler.lease import HOLD_SHARE, Keeper, Lease, running_clock
 from autoscaler.lease_store import KubeLeases
 from autoscaler.limits import Limits
 from autoscaler.loop import Loop, Scaler
@@ -29,7 +28,7 @@ from autoscaler.pages import Answers, Page
 from autoscaler.policy import Memory, decide
 from autoscaler.target import ScaleTarget
 from autoscaler.worker_pages import WorkerPages
-from autoscaler.workload import GroupWorkload, Workload
+from autoscaler.workload import GroupWorkload, Scale, Workload
 from telemetry.errors import FleetwatchError, SettingsError
 from telemetry.settings import Settings
 
@@ -108,11 +107,24 @@ def cluster(settings: Settings) -> Cluster | None:
     return Cluster(kube, target, store)
 
 
+class OthersWorkload:
+    """A target that another scales, as in a dry run: its owner is no second one."""
+
+    def __init__(self, target: Workload) -> None:
+        self._target = target
+
+    def read(self) -> Scale:
+        """As the target, but for who scaled it."""
+        return replace(self._target.read(), scaled_by="")
+
+
 def collector(settings: Settings, at: Cluster | None) -> Collector:
     """Of the group, the target and the workers' pages, as the settings say."""
     a = settings.autoscaler
     kafka = KafkaSource(settings)
-    workload: Workload = at.target if at else GroupWorkload(kafka.members)
+    workload: Workload = GroupWorkload(kafka.members)
+    if at is not None:
+        workload = OthersWorkload(at.target) if a.dry_run else at.target
     pages = None
     if a.metrics == "pods" and at is not None:
         pages = WorkerPages(lambda: at.target.pods(a.metrics_port))
@@ -155,7 +167,7 @@ class Service:
             scale = self._scaler(a.lease_s)
             post = Events(self._at.kube, self._at.target.reference, who)
         self._loop = Loop(
-            lambda: self._collector.look(time.monotonic()),
+            lambda: self._collector.look(running_clock()),
             Decider(Limits.of(settings)),
             metrics=AutoscalerMetrics(registry, self._leading, lambda: bool(self._differing())),
             interval_s=a.interval_s,
@@ -164,6 +176,7 @@ class Service:
             leading=self._leading,
             post=post,
             differing=self._differing,
+            clock=running_clock,
         )
         if self._at is not None and self._at.store is not None:
             self._lease = Lease(self._at.store, who, a.lease_s, settings_digest(settings), fit=self._loop.alive)

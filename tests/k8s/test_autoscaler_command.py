@@ -19,7 +19,7 @@ import pytest
 
 from telemetry import settings as settings_module
 from telemetry.topics import ensure
-from tests.k8s.api import Object
+from tests.k8s.api import MERGE, Object
 from tests.k8s.control_plane import ControlPlane
 
 LEASE_S = 3
@@ -108,6 +108,10 @@ class Fleet:
         self.started.append(Process(log, self.environment | variables, *arguments))
         return self.started[-1]
 
+    def scale(self, replicas: int) -> None:
+        """By another hand."""
+        self.plane.api.patch(f"{self.path}/fleetwatch-worker/scale", {"spec": {"replicas": replicas}}, MERGE)
+
     def replicas(self) -> int:
         found: dict[str, Any] = self.plane.api.get(f"{self.path}/fleetwatch-worker")
         return int(found["spec"]["replicas"])
@@ -161,9 +165,7 @@ def test_a_killed_leader_is_followed(fleet: Fleet) -> None:
     b = fleet.start()
     until(lambda: b.page("/readyz")[0] == 200, 20)
     a.end(signal.SIGKILL)
-    fleet.plane.api.patch(
-        f"{fleet.path}/fleetwatch-worker/scale", {"spec": {"replicas": 1}}, "application/merge-patch+json"
-    )
+    fleet.scale(1)
     took_s = until(lambda: fleet.replicas() == 3, 20)
     assert took_s < LEASE_S * 1.4 + 2.5, "a lease, the follower's next try, and a look"
     b.says("this autoscaler leads")
@@ -204,6 +206,19 @@ def test_a_dry_run_changes_nothing(fleet: Fleet) -> None:
     assert a.end() == 0
 
 
+def test_a_dry_run_beside_another_scaler_goes_on_deciding(fleet: Fleet) -> None:
+    """Such as the one that reads /desired: it is no second owner of the replicas."""
+    fleet.deploy()
+    a = fleet.start("--dry-run")
+    a.says(r"would scale from 1 to 3 replicas")
+    for replicas in (2, 1, 2, 1):
+        fleet.scale(replicas)
+        time.sleep(2)
+    status, text = a.page("/desired")
+    assert (status, json.loads(text)["replicas"]) == (200, 3)
+    assert not any("TwoOwners" in message or "went from" in message for message in a.messages())
+
+
 def test_without_the_right_to_scale_it_ends_and_lists_what_is_lacking(fleet: Fleet) -> None:
     fleet.deploy()
     config = str(fleet.plane.kubeconfig_of(fleet.namespace, "default"))
@@ -240,9 +255,7 @@ def test_an_api_server_away_for_a_while_is_outlasted(fleet: Fleet) -> None:
     finally:
         fleet.plane.thaw_api_server()
     a.says("over after")
-    fleet.plane.api.patch(
-        f"{fleet.path}/fleetwatch-worker/scale", {"spec": {"replicas": 1}}, "application/merge-patch+json"
-    )
+    fleet.scale(1)
     until(lambda: fleet.replicas() == 3, 20)
     assert a.end() == 0
 
