@@ -22,8 +22,9 @@ OWN = {
             "target", "name", "namespace", "dry_run", "min_replicas", "max_replicas", "metrics_port", "lease",
             "host", "port",
         }
-    )  # fmt: skip
-}
+    ),
+    "forward": frozenset({"host", "hmac_key_file", "ca"}),
+}  # fmt: skip
 
 
 def roles() -> tuple[str, ...]:
