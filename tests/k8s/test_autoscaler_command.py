@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from autoscaler.observation import BlindError
+from autoscaler.service import END_S, JOIN_S, DefectError, Service
 from telemetry import settings as settings_module
 from telemetry.topics import ensure
 from tests.k8s.api import MERGE, Object
@@ -258,6 +261,50 @@ def test_an_api_server_away_for_a_while_is_outlasted(fleet: Fleet) -> None:
     fleet.scale(1)
     until(lambda: fleet.replicas() == 3, 20)
     assert a.end() == 0
+
+
+def test_it_ends_in_time_while_a_look_hangs_and_hands_over_first(fleet: Fleet) -> None:
+    fleet.deploy()
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # takes connections, and never answers
+        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        a = fleet.start(FLEETWATCH_KAFKA__BOOTSTRAP=address, FLEETWATCH_KAFKA__CONNECT_TIMEOUT_S="60")
+        a.says("this autoscaler leads")
+        b = fleet.start()
+        until(lambda: b.page("/readyz")[0] == 200, 20)
+        assert a.page("/healthz")[0] == 200
+        a.process.terminate()
+        b.says("this autoscaler leads", JOIN_S + LEASE_S)
+        assert a.process.wait(JOIN_S + END_S + 5) == 0
+        assert b.end() == 0
+
+
+def test_a_defect_hands_the_lease_over_and_ends_with_70(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.deploy()
+    for name in ("KUBERNETES_SERVICE_HOST", *(n for n in os.environ if n.startswith("FLEETWATCH_"))):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in fleet.environment.items():
+        if name.startswith(("FLEETWATCH_", "KUBE")):
+            monkeypatch.setenv(name, text)
+    monkeypatch.setenv("FLEETWATCH_AUTOSCALER__PORT", "0")
+    service = Service(settings_module.load())
+    lease = service._lease
+    assert lease is not None
+
+    def defect(*_: object) -> None:
+        if lease.leading():
+            raise ZeroDivisionError
+
+        raise BlindError("not yet")
+
+    service._loop._look = defect
+    service.start()
+    assert service.stop.wait(20)
+    assert lease.leading()
+    with pytest.raises(DefectError, match="ZeroDivisionError") as caught:
+        service.end()
+    assert caught.value.exit_code == 70
+    leases = fleet.plane.api.get(f"/apis/coordination.k8s.io/v1/namespaces/{fleet.namespace}/leases")
+    assert [each["spec"]["holderIdentity"] for each in leases["items"]] == [""]
 
 
 def test_one_look_is_a_page_by_partition(fleet: Fleet) -> None:
