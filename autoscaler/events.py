@@ -17,8 +17,8 @@ log = logging.getLogger("fleetwatch.autoscaler")
 Kind = Literal["Normal", "Warning"]
 #: The API takes no longer note.
 NOTE_MAX = 1024
-#: Normal ones within WINDOW_S; the log and the metrics tell of the others. Warnings are rare by themselves.
-NORMAL_MAX = 30
+#: Of one kind within WINDOW_S; the log and the metrics tell of the others.
+KIND_MAX = 30
 WINDOW_S = 600.0
 #: After one that was not written, none is tried for so long: each costs a time-out.
 REST_S = 10.0
@@ -46,7 +46,10 @@ class Events:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube, self._about, self._who, self._clock = kube, about, who[:128], clock
-        self._normal: deque[float] = deque(maxlen=NORMAL_MAX)
+        self._written: dict[Kind, deque[float]] = {
+            "Normal": deque(maxlen=KIND_MAX),
+            "Warning": deque(maxlen=KIND_MAX),
+        }
         self._failed_s: float | None = None
         self.lost = 0
 
@@ -60,11 +63,11 @@ class Events:
         if self._failed_s is not None and now_s - self._failed_s < REST_S:
             self.lost += 1
             return
-        if kind == "Normal":
-            if len(self._normal) == NORMAL_MAX and now_s - self._normal[0] < WINDOW_S:
-                self.lost += 1
-                return
-            self._normal.append(now_s)
+        written = self._written[kind]
+        if len(written) == KIND_MAX and now_s - written[0] < WINDOW_S:
+            self.lost += 1
+            return
+        written.append(now_s)
         try:
             call(
                 self._kube.events.create_namespaced_event,

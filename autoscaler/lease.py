@@ -217,11 +217,16 @@ class Lease:
 
 
 class Keeper(threading.Thread):
-    """Turns a lease until it is stopped. failed : called with an exception that nobody expected."""
+    """Turns a lease until it is stopped.
 
-    def __init__(self, lease: Lease, failed: Callable[[BaseException], None]) -> None:
+    failed : called with an exception that nobody expected. gained : called when leadership was.
+    """
+
+    def __init__(
+        self, lease: Lease, failed: Callable[[BaseException], None], gained: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(name="lease", daemon=True)
-        self._lease, self._failed = lease, failed
+        self._lease, self._failed, self._gained = lease, failed, gained
         self._stop_event = threading.Event()
         self._led = False
         self._trouble = ""
@@ -250,6 +255,8 @@ class Keeper(threading.Thread):
         if leads != self._led:
             who = self._lease.holder or "nobody"
             log.info("this autoscaler leads" if leads else f"this autoscaler no longer leads; {who} does")
+            if leads:
+                self._gained()
         self._led = leads
 
     def stop(self, timeout_s: float) -> None:

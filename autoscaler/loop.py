@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from autoscaler.events import Post, nowhere
+from autoscaler.events import Kind, Post, nowhere
 from autoscaler.kube import MANAGER, ConflictError
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import BlindError, Decision, Note, Observation
@@ -29,6 +29,8 @@ REASONS = {
     "Resumed": "What was held up goes on.",
     "SettingsDiffer": "Two autoscalers of this workload have different settings.",
 }
+#: Codes of decisions by which the workers do not get what they need.
+FALLS_SHORT = {"AtMaximum", "Blocked", "HotPartition", "TwoOwners"}
 #: A note that stays is said again after this time.
 SAY_AGAIN_S = 600.0
 #: A note that was not there for so long went away.
@@ -92,6 +94,7 @@ class Loop:
         self._metrics, self._interval_s, self._stale_s = metrics, interval_s, stale_s
         self._clock, self._wall = clock, wall
         self._turned_s = clock()
+        self._awake = threading.Event()
         self._held: dict[str, tuple[float, str]] = {}  # reason -> since, text
         self._said: tuple[int, str] | None = None
         self._notes: dict[str, tuple[float, float]] = {}  # code -> said, last found
@@ -109,12 +112,17 @@ class Loop:
         """Group and workload were seen once."""
         return self.standing is not None
 
+    def wake(self) -> None:
+        """The next turn begins now: whoever begins to lead does not wait for an interval."""
+        self._awake.set()
+
     def run(self, stop: threading.Event) -> None:
-        """Turns until `stop`; raises what `decide` raises."""
+        """Turns until `stop` is set (and `wake` called); raises what `decide` raises."""
         while not stop.is_set():
             began_s = self._clock()
+            self._awake.clear()
             self.turn()
-            stop.wait(max(PAUSE_S, self._interval_s - (self._clock() - began_s)))
+            self._awake.wait(max(PAUSE_S, self._interval_s - (self._clock() - began_s)))
 
     def turn(self) -> None:
         """One look, one decision, and what follows from it."""
@@ -179,10 +187,10 @@ class Loop:
         self._metrics.scaled(seen.replicas, int(decision.replicas))
         return True
 
-    def _announce(self, kind: str, reason: str, note: str) -> None:
+    def _announce(self, kind: Kind, reason: str, note: str) -> None:
         """As an Event, by the leader alone: the others see the same."""
         if self._leading():
-            self._post("Warning" if kind == "Warning" else "Normal", reason, note)
+            self._post(kind, reason, note)
 
     def _hold(self, reason: str, text: str, what: str = "") -> None:
         self._metrics.failed(reason)
@@ -237,8 +245,9 @@ class Loop:
             what = f"would scale from {seen.replicas} to {decision.replicas} replicas"
         else:
             what = f"not scaled from {seen.replicas} to {decision.replicas} replicas{self._why_not()}"
-        log.info("%s (%s): %s", what, decision.code, decision.text)
-        self._announce("Normal", decision.code, f"{what}: {decision.text}")
+        short = decision.code in FALLS_SHORT
+        log.log(logging.WARNING if short else logging.INFO, "%s (%s): %s", what, decision.code, decision.text)
+        self._announce("Warning" if short else "Normal", decision.code, f"{what}: {decision.text}")
 
     def _why_not(self) -> str:
         return " yet" if self._leading() else " by this autoscaler, which does not lead"

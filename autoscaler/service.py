@@ -103,7 +103,7 @@ def cluster(settings: Settings) -> Cluster | None:
             "To watch and decide without them: --dry-run, or --target none."
         )
     for right in lost:
-        log.warning("without the right to %s there is no knowing %s", right, right.loss)
+        log.warning("%s: not without the right to %s", right.loss, right)
     return Cluster(kube, target, store)
 
 
@@ -180,7 +180,7 @@ class Service:
         )
         if self._at is not None and self._at.store is not None:
             self._lease = Lease(self._at.store, who, a.lease_s, settings_digest(settings), fit=self._loop.alive)
-            self._keeper = Keeper(self._lease, self._failed)
+            self._keeper = Keeper(self._lease, self._failed, self._loop.wake)
         self._page = Page(
             a.host,
             a.port,
@@ -209,6 +209,7 @@ class Service:
         log.critical("a defect ends this autoscaler; its pod starts anew", exc_info=exc)
         self._failure = exc
         self.stop.set()
+        self._loop.wake()
 
     def _turns(self) -> None:
         try:
@@ -232,6 +233,7 @@ class Service:
         DefectError : that is why it ended.
         """
         self.stop.set()
+        self._loop.wake()
         self._thread.join(JOIN_S)
         self._hand_over()
         self._thread.join(END_S)

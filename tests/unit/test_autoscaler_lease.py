@@ -397,6 +397,25 @@ def test_a_lost_api_server_is_told_once_and_once_when_it_is_back(caplog: pytest.
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_leadership_is_told_when_it_is_gained() -> None:
+    gained: list[bool] = []
+    pair = Pair()
+    keeper = Keeper(pair.a, pytest.fail, lambda: gained.append(True))
+    keeper.turn()
+    keeper.turn()
+    assert gained == [True]
+    pair.on(LEASE_S)
+    assert not pair.a.leading()
+    keeper.turn()
+    assert gained == [True]  # it leads again before anybody saw that it did not
+    pair.on(LEASE_S)
+    pair.store_a.before = away
+    keeper.turn()
+    pair.store_a.before = lambda verb: None
+    keeper.turn()
+    assert gained == [True, True]
+
+
 def test_a_defect_in_the_keeper_is_not_swallowed() -> None:
     failures: list[BaseException] = []
     keeper = Keeper(Recorder(ZeroDivisionError()), failures.append)

@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from autoscaler.kube import AwayError, ConflictError, DeniedError
-from autoscaler.loop import GONE_S, SAY_AGAIN_S, Loop
+from autoscaler.loop import FALLS_SHORT, GONE_S, SAY_AGAIN_S, Loop
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import BlindError, Decision, Note, Observation
+from autoscaler.words import CODES
 from autoscaler.workload import WorkloadError
 
 INTERVAL_S, STALE_S = 10.0, 60.0
@@ -404,6 +405,41 @@ def test_it_is_alive_while_it_turns_and_ready_once_it_saw() -> None:
     assert world.loop.alive()
     world.now_s += 0.1
     assert not world.loop.alive()
+
+
+@pytest.mark.parametrize("code", sorted(FALLS_SHORT))
+def test_a_decision_that_falls_short_is_a_warning(said: pytest.LogCaptureFixture, code: str) -> None:
+    assert code in CODES
+    world = World()
+    world.want(2, code)
+    world.turns()
+    assert [(kind, reason) for kind, reason, _ in world.posts] == [("Warning", code)]
+    assert [r.levelname for r in said.records] == ["WARNING"]
+
+
+def test_who_begins_to_lead_does_not_wait_for_the_interval() -> None:
+    world = World(leads=False)
+    world.want(5, "ScaleUp")
+    world.loop._interval_s = 3600.0
+    stop = threading.Event()
+    thread = threading.Thread(target=world.loop.run, args=(stop,))
+    thread.start()
+    for _ in range(500):
+        if world.decided:
+            break
+        thread.join(0.02)
+    assert world.scalings == []
+    world.leads = True
+    world.loop.wake()
+    for _ in range(500):
+        if world.scalings:
+            break
+        thread.join(0.02)
+    stop.set()
+    world.loop.wake()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert world.scalings == [(2, 5)]
 
 
 def test_run_turns_until_it_is_stopped() -> None:
