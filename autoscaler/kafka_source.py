@@ -25,7 +25,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from autoscaler.observation import BlindError
 from telemetry.clients import admin, cluster_metadata
-from telemetry.errors import FleetwatchError
+from telemetry.errors import FleetwatchError, SettingsError
 from telemetry.log import printable
 from telemetry.passing import PASSING
 from telemetry.settings import Settings
@@ -110,7 +110,7 @@ class _WentWrongError(Exception):
 
 
 class KafkaSource:
-    """Looks again and again with one client; after a failure with a new one.
+    """Looks again and again with one client; with a new one after a failure though some broker answers.
 
     A client of before may wait in vain for a coordinator or a controller that died (librdkafka 2.16).
     """
@@ -141,19 +141,24 @@ class KafkaSource:
         """
         try:
             found = self._look()
-        except _WentWrongError as first:
-            if not first.passing:
-                raise BlindError(str(first)) from first
-            try:
-                self._admin = admin(self._settings)
-                cluster_metadata(self._admin, self._settings)  # says best why nobody answers
-                found = self._look()
-            except FleetwatchError as exc:
+        except _WentWrongError as exc:
+            if not exc.passing:
                 raise BlindError(str(exc)) from exc
-            except _WentWrongError as exc:
-                raise BlindError(str(exc)) from exc
+            found = self._look_again()
         self._members = len(found.members)
         return found
+
+    def _look_again(self) -> KafkaLook:
+        try:
+            try:
+                cluster_metadata(self._admin, self._settings)  # says best why nobody answers
+            except SettingsError:
+                self._admin = admin(self._settings)  # reads a password that was changed meanwhile
+                raise
+            self._admin = admin(self._settings)
+            return self._look()
+        except (FleetwatchError, _WentWrongError) as exc:
+            raise BlindError(str(exc)) from exc
 
     def _look(self) -> KafkaLook:
         limit = {"request_timeout": self._answer_s}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from behaviour import Job
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from real_worker import wait_for, workers
@@ -110,7 +110,17 @@ def join(settings: Settings, group: list[Consumer], count: int) -> None:
 def commit(settings: Settings, *offsets: tuple[str, int, int]) -> None:
     """For a group without members."""
     consumer = clients.consumer(settings, settings.processing.group)
-    consumer.commit(offsets=[TopicPartition(*each) for each in offsets], asynchronous=False)
+
+    def done() -> bool:
+        try:
+            consumer.commit(offsets=[TopicPartition(*each) for each in offsets], asynchronous=False)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # the coordinator has not heard of it yet
+                raise
+            return False
+        return True
+
+    wait_for(done, 20, "the commit is taken")
     consumer.close()
 
 
