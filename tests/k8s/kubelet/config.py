@@ -26,6 +26,7 @@ class Image:
     command : the entry point; empty = the Pod must name one.
     environment : as the image sets it.
     paths : of this machine that belong to the image: whoever the container runs as can reach them.
+    mounts : where in the container -> folder of this machine, which all containers share and may write.
     user : runs as, where the Pod does not say.
     """
 
@@ -33,6 +34,7 @@ class Image:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     paths: tuple[Path, ...] = ()
+    mounts: Mapping[str, Path] = field(default_factory=dict)
     user: int = 0
     workdir: str = "/"
 

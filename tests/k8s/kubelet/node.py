@@ -13,7 +13,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 from tests.k8s.api import MERGE, Access, Api, ApiError, Object, Unreachable
-from tests.k8s.kubelet import network
+from tests.k8s.kubelet import names, network
 from tests.k8s.kubelet.cgroups import CpuLimits
 from tests.k8s.kubelet.config import NodeConfig
 from tests.k8s.kubelet.container import stamp
@@ -22,6 +22,7 @@ from tests.k8s.kubelet.pod import HOST_IP, PodRunner, newest
 log = logging.getLogger("kubelet")
 
 HEARTBEAT_S = 5.0
+NAMES_S = 1.0
 LEASE_S = 40
 PROBERS = 16
 STOP_PATIENCE_S = 20.0
@@ -60,6 +61,7 @@ class Kubelet:
         self._threads = [
             threading.Thread(target=self._beat, name="heartbeat", daemon=True),
             threading.Thread(target=self._follow, name="pods", daemon=True),
+            threading.Thread(target=self._tell_names, name="names", daemon=True),
         ]
 
     @property
@@ -173,6 +175,19 @@ class Kubelet:
                 self._renew()
             except (ApiError, Unreachable) as error:
                 log.warning("heartbeat: %s", error)
+
+    def _tell_names(self) -> None:
+        while not self._stop.wait(NAMES_S):
+            try:
+                known = names.services(self._api)
+            except (ApiError, Unreachable) as error:
+                log.warning("services: %s", error)
+                continue
+            with self._lock:
+                runners = list(self._runners.values())
+            for runner in runners:
+                if not runner.over:
+                    runner.know(known)
 
     # -- its Pods
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.k8s.api import Api, ApiError, Object, Unreachable
-from tests.k8s.kubelet import network
+from tests.k8s.kubelet import names, network
 from tests.k8s.kubelet.cgroups import CpuLimits
 from tests.k8s.kubelet.config import NodeConfig, PodError
 from tests.k8s.kubelet.container import Container, stamp
@@ -50,6 +50,8 @@ class PodRunner:
         self._init: list[Container] = []
         self._containers: list[Container] = []
         self._ip = ""
+        self._services: names.Services = {}
+        self._names_lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True)
 
     # -- from other threads
@@ -64,6 +66,14 @@ class PodRunner:
         """The node ends: kill, and tell nobody."""
         self._abandoned = True
         self.delete(0)
+
+    def know(self, services: names.Services) -> None:
+        """Tell it where Services are."""
+        with self._names_lock:
+            self._services = services
+            if self._ip and self.folder.exists():
+                text = names.page(self._ip, self.name, self.namespace, services)
+                names.write(self.folder / "hosts", text)
 
     @property
     def over(self) -> bool:
@@ -84,6 +94,7 @@ class PodRunner:
         try:
             self._ip = network.take()
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.know(self._services)
             if self._prepare() and self._initialise():
                 self._serve()
             self._report()

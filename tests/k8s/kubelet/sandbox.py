@@ -66,6 +66,11 @@ class Sandbox:
         self._inputs, self._limits = inputs, limits
         self._volumes: dict[str, Path] = {}
 
+    @property
+    def hosts(self) -> Path:
+        """What its containers have as /etc/hosts."""
+        return self._folder / "hosts"
+
     def mount(self) -> None:
         """Fill the Pod's volumes."""
         self._volumes = self._inputs.volumes(self._place, self._folder / "volumes")
@@ -154,6 +159,11 @@ class Sandbox:
             *(f"mount --rbind {name} {_q(root)}{name}" for name in SPECIAL),
             *_other_file_systems(root),
             *_reachable(image, root),
+            f"mount --bind {_q(self.hosts)} {_q(root)}/etc/hosts",
+            *(
+                f"mkdir -p {_q(root)}{at}; mount --bind {_q(path)} {_q(root)}{at}"
+                for at, path in image.mounts.items()
+            ),
         ]
         for mount in sorted(container.get("volumeMounts") or [], key=lambda mount: mount["mountPath"]):
             lines += self._bind(mount, root)
