@@ -58,16 +58,16 @@ CASES: dict[str, dict[str, Any]] = {
     "SASL": SASL | ALL,
     "mTLS": MTLS | ALL,
     "Strimzi": {"strimzi.enabled": True, "strimzi.cluster.tls": True} | ALL,
-    "no cache, service monitor": {"worker.cacheDir": "", "monitoring.serviceMonitor.enabled": True},
+    "kernels, service monitor": {"worker.cacheFrom": "/opt/kernels", "monitoring.serviceMonitor.enabled": True},
 }
 every_case = pytest.mark.parametrize("values", CASES.values(), ids=CASES)
 
 
 @every_case
 def test_the_same_values_give_the_same_objects(values: dict[str, Any]) -> None:
-    text = chart.template(values)
-    assert text == chart.template(values)
-    found = [one for one in yaml.safe_load_all(text) if one]
+    found = chart.objects(values)
+    again = [one for one in yaml.safe_load_all(chart.template(values)) if one]
+    assert found == again
     names = [(one["kind"], one["metadata"]["name"]) for one in found]
     assert len(names) == len(set(names))
     assert all(one["metadata"]["namespace"] == "fleet" for one in found)
@@ -154,7 +154,8 @@ def test_every_pod_is_restricted(values: dict[str, Any]) -> None:
     for name, labels, spec in chart.pods(chart.objects(values)):
         assert spec["enableServiceLinks"] is False, "Kubernetes' variables would be refused as settings"
         assert spec["automountServiceAccountToken"] is (labels["app.kubernetes.io/component"] == "autoscaler"), name
-        pod, (container,) = spec["securityContext"], spec["containers"]
+        pod, (container, *first) = spec["securityContext"], (*spec["containers"], *spec.get("initContainers", ()))
+        assert all(one["securityContext"] == container["securityContext"] for one in first)
         assert pod["runAsNonRoot"]
         assert pod["runAsUser"] > 0
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}

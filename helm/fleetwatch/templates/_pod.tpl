@@ -102,9 +102,7 @@ env:
   {{- else }}
   - {name: FLEETWATCH_CONFIG, value: /etc/fleetwatch/settings/settings.yaml}
   {{- end }}
-  {{- with .root.Values.worker.cacheDir }}
-  - {name: FLEETWATCH_CACHE_DIR, value: {{ . | quote }}}
-  {{- end }}
+  - {name: FLEETWATCH_CACHE_DIR, value: {{ .root.Values.worker.cacheDir | quote }}}
   {{- include "fleetwatch.kafkaEnv" (list .root .role) | trim | nindent 2 }}
   {{- with .env }}
   {{- . | nindent 2 }}
@@ -114,9 +112,7 @@ env:
   {{- end }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
-  {{- with .root.Values.worker.cacheDir }}
-  - {name: cache, mountPath: {{ . | quote }}}
-  {{- end }}
+  - {name: cache, mountPath: {{ .root.Values.worker.cacheDir | quote }}}
   {{- if ne .component "topics" }}
   - {name: settings, mountPath: /etc/fleetwatch/settings, readOnly: true}
   {{- end }}
@@ -135,10 +131,8 @@ volumeMounts:
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 256Mi}
-  {{- if .root.Values.worker.cacheDir }}
   - name: cache
     emptyDir: {sizeLimit: {{ .root.Values.worker.cacheSizeLimit }}}
-  {{- end }}
   {{- if ne .component "topics" }}
   - name: settings
     configMap:
