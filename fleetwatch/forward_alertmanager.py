@@ -126,9 +126,8 @@ def words(alert: Alert) -> dict[str, str]:
 
 
 def _signal(s: GuiltySignal) -> str:
-    return (
-        f"{s.signal} {figure(s.observed)} {s.unit}, expected {figure(s.expected)} (surprise {figure(s.surprise)})"
-    )
+    seen, wanted = figure(s.observed, s.unit), figure(s.expected, s.unit)
+    return f"{s.signal} {seen}, expected {wanted} (surprise {figure(s.surprise)})"
 
 
 def link(template: str, alert: Alert) -> str:

@@ -94,20 +94,46 @@ def forward(
     metrics = ForwardMetrics(CollectorRegistry())
     target = _target(tree, to, address, Severity(min_severity), metrics)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _run(
+            tree,
+            group or f"{tree.processing.group}-forward-{to}",
+            since,
+            metrics_port,
+            address,
+            target,
+            metrics,
+            stop,
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(
+    tree: Settings,
+    group: str,
+    since: int | None,
+    metrics_port: int | None,
+    address: Address,
+    target: Target,
+    metrics: ForwardMetrics,
+    stop: threading.Event,
+) -> None:
     lanes = _lanes(tree, address, target.path, metrics)
     forwarder = Forwarder(target, lanes, metrics, Pace(tree.forward.queue_max, tree.forward.drain_s))
     page = Page(tree.forward.host, metrics_port, metrics, forwarder.health) if metrics_port is not None else None
-    group = group or f"{tree.processing.group}-forward-{to}"
     recall_s = tree.forward.silent_s if target.stateful else 0.0
-    stream = AlertStream(tree, group, since, recall_s, target.oldest, forwarder.leaving)
+    stream = None
     try:
+        stream = AlertStream(tree, group, since, recall_s, target.oldest, forwarder.leaving, target.forget)
         served = f"; http://{tree.forward.host}:{page.port}/metrics" if page else ""
         click.echo(f"forwards {stream.topic} to {address} as {group}{served}", err=True)
         left = forwarder.run(stream, stop, page)
     finally:
-        stream.close()
+        if stream is not None:
+            stream.close()
         if page:
             page.close()
     if left:

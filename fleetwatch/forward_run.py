@@ -23,6 +23,8 @@ _COMMIT_S = 1.0
 _AGAIN_S = 1.0
 #: Before partitions become another's: so long for the requests that are under way.
 _HANDOVER_S = 3.0
+#: At the end: so long for the broker to store the offsets.
+_STORE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,10 @@ class Forwarder:
         self._abandoned = True
         self._settle(lambda job: job.place is not None)
         stream.commit()
+        end = time.monotonic() + _STORE_S
+        while not stream.settled and time.monotonic() < end:
+            for read in stream.read(0, _POLL_S):
+                self._take(read)
         return len(self._jobs)
 
     def _once(self, stream: AlertStream) -> None:
@@ -91,6 +97,7 @@ class Forwarder:
         now = time.monotonic()
         if now - self._again_s >= _AGAIN_S:
             self._again_s = now
+            stream.let_go()
             self._say_again(stream)
         if now - self._committed_s >= _COMMIT_S:
             self._committed_s = now
@@ -183,8 +190,6 @@ class Forwarder:
         """Before they are another's: the requests under way end, what waits is the other's to send."""
         numbers = {partition.number for partition in partitions}
         self._settle(lambda job: job.place is not None and job.place[0] in numbers)
-        for partition in partitions:
-            self._target.forget(partition.number)
         for at in [at for at in self._jobs if at[0] in partitions]:
             del self._jobs[at]
 

@@ -7,6 +7,7 @@ that is given the partition reads from there, recalls, and forwards from the com
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ log = logging.getLogger("fleetwatch.forward")
 _SEEN_MAX = 20_000
 _ASSIGN_S = 30.0
 _RETRY_S = 0.5
+_LEAVE_S = 4.0
 #: After reading was paused: so long until the ends of partitions count as their present ends again.
 _RESUMED_S = 10.0
 _REFUSED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
@@ -51,6 +53,7 @@ class Partition:
     live_from : records before it are recalled, not forwarded.
     over : it is another's now.
     known, current : read to its end, once and at present.
+    sent, stored : offset and metadata that were last committed; the broker has said so of `stored`.
     """
 
     number: int
@@ -59,6 +62,7 @@ class Partition:
     over: bool = False
     known: bool = False
     current: bool = False
+    sent: tuple[int, str] | None = None
     stored: tuple[int, str] | None = None
     seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
@@ -95,6 +99,10 @@ class AlertStream:
     recall_s : how far such a group looks back for what is open; 0 = it has no memory to fill.
     oldest : partition -> from which offset what is open must be read; None = nothing is.
     leaving : called with partitions before they are another's.
+    forget : called with a partition whose open alerts are not ours to say.
+
+    A broker that is away takes the partitions from us, too, but gives them to nobody: what is open in such orphans
+    goes on being said, until the group is back or for `recall_s`.
     """
 
     def __init__(
@@ -105,12 +113,14 @@ class AlertStream:
         recall_s: float,
         oldest: Callable[[int], int | None],
         leaving: Callable[[list[Partition]], None],
+        forget: Callable[[int], None],
     ) -> None:
         self.topic, self.group = topics(settings).alerts.name, group
         self.partitions: dict[int, Partition] = {}
         self._settings, self._since_ms, self._recall_s = settings, since_ms, recall_s
-        self._oldest, self._leaving = oldest, leaving
-        self.paused = False
+        self._oldest, self._leaving, self._forget = oldest, leaving, forget
+        self._orphans: dict[int, float] = {}  # partition -> when it was lost
+        self.paused = self._closing = False
         self._resumed_s = -_RESUMED_S
         self._consumer = consumer(
             settings,
@@ -118,6 +128,7 @@ class AlertStream:
             enable_partition_eof=True,
             partition_assignment_strategy="range",
             queued_max_messages_kbytes=4096,
+            on_commit=self._stored,
             session_timeout_ms=int(settings.processing.session_timeout_s * 1000),
             heartbeat_interval_ms=int(settings.processing.heartbeat_s * 1000),
         )
@@ -150,6 +161,9 @@ class AlertStream:
                 if exc.args[0].code() not in PASSING or time.monotonic() > end:
                     raise BrokerUnavailableError(f"offsets of {self.topic}: {printable(str(exc))}") from exc
                 time.sleep(_RETRY_S)
+        for number in list(self._orphans):
+            del self._orphans[number]
+            self._forget(number)
         self._consumer.assign(starts)
         if self.paused:
             self._consumer.pause(starts)
@@ -194,10 +208,13 @@ class AlertStream:
         return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
 
     def _revoked(self, _consumer: Any, taken: list[TopicPartition]) -> None:
-        self._drop(taken, commit=True)
+        self._drop(taken, commit=not self._closing)
 
     def _lost(self, _consumer: Any, taken: list[TopicPartition]) -> None:
+        known = [tp.partition for tp in taken if (p := self.partitions.get(tp.partition)) is not None and p.known]
+        self._orphans |= dict.fromkeys(known, time.monotonic())
         self._drop(taken, commit=False)
+        log.warning("cut off from the group %s: goes on when a broker answers", self.group)
 
     def _drop(self, taken: list[TopicPartition], *, commit: bool) -> None:
         leaving = [self.partitions[tp.partition] for tp in taken if tp.partition in self.partitions]
@@ -205,9 +222,11 @@ class AlertStream:
             partition.over = True
         self._leaving(leaving)
         if commit:
-            self.commit()
+            self.commit(wait=True)
         for partition in leaving:
             del self.partitions[partition.number]
+            if partition.number not in self._orphans:
+                self._forget(partition.number)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -268,31 +287,66 @@ class AlertStream:
     def standing(self) -> Standing:
         settled = not self.paused and time.monotonic() - self._resumed_s > _RESUMED_S
         known = frozenset(p.number for p in self.partitions.values() if p.known)
-        return Standing(known, frozenset(n for n in known if settled and self.partitions[n].current))
+        current = frozenset(n for n in known if settled and self.partitions[n].current)
+        return Standing(known | self._orphans.keys(), current)
+
+    def let_go(self) -> None:
+        """Orphans that nobody has come for."""
+        for number in [n for n, at in self._orphans.items() if time.monotonic() - at > self._recall_s]:
+            del self._orphans[number]
+            self._forget(number)
 
     # -- offsets ------------------------------------------------------------------------------------------------
 
-    def commit(self) -> bool:
-        """Whether what is final is stored now; if not, it is so the next time, or is done again."""
-        changed = []
+    def commit(self, *, wait: bool = False) -> None:
+        """Store what is final. wait : for the answer; else a broker that is away holds up nothing.
+
+        What could not be stored is tried again the next time, or done again by whoever is next.
+        """
+        changed = {}
         for partition in self.partitions.values():
             offset = partition.progress.final
             text = state_text(partition.progress.since(self._oldest(partition.number))) if self._recall_s else ""
-            if partition.stored != (offset, text) and (partition.known or offset > partition.live_from or not text):
-                changed.append((partition, (offset, text)))
+            # before all is recalled, what is open is not known
+            recalled = partition.known or offset > partition.live_from or not self._recall_s
+            if recalled and (offset, text) not in ((partition.stored,) if wait else (partition.sent,)):
+                changed[partition.number] = (offset, text)
         if not changed:
-            return True
-        wanted = [TopicPartition(self.topic, p.number, offset, text) for p, (offset, text) in changed]
+            return
+        wanted = [TopicPartition(self.topic, number, *stored) for number, stored in changed.items()]
+        for number, stored in changed.items():
+            self.partitions[number].sent = stored
         try:
-            done = self._consumer.commit(offsets=wanted, asynchronous=False)
+            done = self._consumer.commit(offsets=wanted, asynchronous=not wait)
         except KafkaException as exc:
-            log.warning("offsets of %s were not stored: %s", self.group, printable(str(exc)))
-            return False
-        failed = {tp.partition for tp in done if tp.error is not None}
-        for partition, stored in changed:
-            if partition.number not in failed:
-                partition.stored = stored
-        return not failed
+            self._stored(exc.args[0], wanted)
+            return
+        if wait:
+            self._stored(None, done)
+
+    def _stored(self, error: KafkaError | None, done: list[TopicPartition]) -> None:
+        """The client's answer to a commit; called while reading."""
+        failed = error
+        for tp in done:
+            partition = self.partitions.get(tp.partition)
+            if error is None and tp.error is None:
+                if partition is not None:
+                    partition.stored = (tp.offset, tp.metadata or "")
+                continue
+            failed = failed or tp.error
+            if partition is not None:
+                partition.sent = partition.stored
+        if failed is not None:
+            log.warning("offsets of %s were not stored: %s", self.group, printable(failed.str()))
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was committed is stored."""
+        return all(p.sent == p.stored for p in self.partitions.values())
 
     def close(self) -> None:
-        self._consumer.close()
+        """Leaves the group; what is final has been committed before. A broker that hangs is not waited for."""
+        self._closing = True
+        leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE_S)

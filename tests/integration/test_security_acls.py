@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from alert_receivers import webhook
+from alerts_made import made, publish
 from click.testing import CliRunner, Result
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from real_worker import environment, wait_for
 from secure_kafka import SecureKafka, grant, secure_kafka
 
 from fleetwatch.cli import cli
@@ -130,6 +135,7 @@ def test_a_role_writes_and_reads_its_topics_and_is_refused_every_other(secure: S
 GROUPS = {
     PREFIX: "worker",
     f"{PREFIX}-subscriber-mine": "subscriber",
+    f"{PREFIX}-forward-webhook": "forwarder",
     "somebody-elses": "nobody",
 }
 
@@ -151,7 +157,7 @@ def _joins(settings: Settings, group: str, topic: str) -> bool:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("user", ["worker", "subscriber", "replayer"])
+@pytest.mark.parametrize("user", ["worker", "subscriber", "forwarder", "replayer"])
 def test_a_group_is_joined_by_its_role_alone(secure: SecureKafka, user: str, group: str) -> None:
     settings = secure.settings(user, PREFIX)
     topic = min(granted(settings, user, "READ"))
@@ -263,6 +269,25 @@ def test_subscriber_and_observer_use_their_commands(secure: SecureKafka, tmp_pat
         refused = run(config_of(secure, user, PREFIX, tmp_path), "alerts")
         assert refused.exit_code != 0
         assert f"{PREFIX}.alerts" in str(refused.exception)
+
+
+def test_a_forwarder_forwards_and_others_are_refused(secure: SecureKafka, tmp_path: Path) -> None:
+    command = ["alerts", "forward", "--to", "webhook"]
+    for user in ("subscriber", "observer", "stranger"):
+        refused = run(config_of(secure, user, PREFIX, tmp_path), *command, "http://127.0.0.1:1/")
+        assert isinstance(refused.exception, AccessError | TopicError), (user, refused.output)
+    config = config_of(secure, "forwarder", PREFIX, tmp_path)
+    with webhook() as receiver, (tmp_path / "log").open("w") as log:
+        whole = [sys.executable, "-m", "fleetwatch", "--config", str(config), *command, receiver.url]
+        process = subprocess.Popen(whole, stdout=log, stderr=log, env=environment())
+        try:
+            wait_for(lambda: "forwards partitions" in (tmp_path / "log").read_text(), 40, "the start")
+            publish(secure.settings("admin", PREFIX), [made("gpu-1")])
+            wait_for(lambda: len(receiver.ids()) == 1, 30, "delivery")
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("user", acls.ROLES)

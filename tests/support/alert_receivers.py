@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pki
 from debian_programs import command
 
 
@@ -42,10 +44,11 @@ class Webhook:
     how: Callable[[int, bytes], Any]
     got: list[Got] = field(default_factory=list)
     port: int = 0
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook?token=secret"
+        return f"{self.scheme}://127.0.0.1:{self.port}/hook?token=secret"
 
     @property
     def taken(self) -> list[Got]:
@@ -57,8 +60,11 @@ class Webhook:
 
 
 @contextmanager
-def webhook(how: Callable[[int, bytes], Any] = lambda _n, _body: 204, port: int = 0) -> Iterator[Webhook]:
-    made = Webhook(how)
+def webhook(
+    how: Callable[[int, bytes], Any] = lambda _n, _body: 204, port: int = 0, certificate: pki.Pair | None = None
+) -> Iterator[Webhook]:
+    """certificate : it speaks TLS, with this one."""
+    made = Webhook(how, scheme="https" if certificate else "http")
     lock = threading.Lock()
     closing = threading.Event()
 
@@ -98,7 +104,7 @@ def webhook(how: Callable[[int, bytes], Any] = lambda _n, _body: 204, port: int 
             pass
 
         def handle(self) -> None:
-            with suppress(ConnectionError, ValueError):  # it was reset on purpose
+            with suppress(OSError, ValueError):  # it was reset on purpose
                 super().handle()
 
     class Server(ThreadingHTTPServer):
@@ -109,6 +115,10 @@ def webhook(how: Callable[[int, bytes], Any] = lambda _n, _body: 204, port: int 
 
     server = Server(("127.0.0.1", port), Handler)
     made.port = server.server_address[1]
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate.certificate, certificate.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

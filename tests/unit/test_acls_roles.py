@@ -30,6 +30,7 @@ def test_who_writes_and_who_reads_what(settings: Settings) -> None:
         {"alerts"},
         set(),
     )
+    assert (touched(settings, "forwarder", "READ"), touched(settings, "forwarder", "WRITE")) == ({"alerts"}, set())
     assert (touched(settings, "observer", "READ"), touched(settings, "observer", "WRITE")) == (set(), set())
     assert touched(settings, "replayer", "READ") == {"dlq", "schemas"}
     assert touched(settings, "replayer", "WRITE") == {"vehicle", "device"}
