@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
     "SASL": SASL | ALL,
     "mTLS": MTLS | ALL,
     "Strimzi": {"strimzi.enabled": True, "strimzi.cluster.tls": True} | ALL,
+    "no cache": {"worker.cacheDir": ""},
     "kernels, service monitor": {"worker.cacheFrom": "/opt/kernels", "monitoring.serviceMonitor.enabled": True},
 }
 every_case = pytest.mark.parametrize("values", CASES.values(), ids=CASES)
@@ -325,6 +326,7 @@ def test_dashboards_arrive_as_they_are() -> None:
         ({"autoscaling.mode": "hpa", "autoscaling.minReplicas": 0}, "cannot wake workers"),
         ({"autoscaling.mode": "keda", "autoscaling.dryRun": True}, "is of autoscaling.mode builtin"),
         ({"monitoring.podMonitor.enabled": True, "monitoring.serviceMonitor.enabled": True}, "enable one"),
+        ({"worker.cacheDir": "", "worker.cacheFrom": "/opt/kernels"}, "which is empty"),
         ({"forwarder.enabled": True}, "say where alerts are to be sent"),
         ({"topicsJob.acls": True}, "topicsJob.principals"),
         ({"checkCapabilities": True, "autoscaling.mode": "keda"}, "no keda.sh/v1alpha1/ScaledObject"),

@@ -39,6 +39,9 @@
 {{- if and $k.ca.existingSecret $k.ca.existingConfigMap }}
 {{- $problems = append $problems "kafka.ca.existingSecret and kafka.ca.existingConfigMap are both set; one is enough" }}
 {{- end }}
+{{- if and $v.worker.cacheFrom (not $v.worker.cacheDir) }}
+{{- $problems = append $problems "worker.cacheFrom is copied to worker.cacheDir, which is empty" }}
+{{- end }}
 {{- if and (eq $a.mode "none") (gt (int $v.worker.replicas) $partitions) }}
 {{- $problems = append $problems (printf "worker.replicas %d is above settings.topics.partitions %d: the others would have nothing to do" (int $v.worker.replicas) $partitions) }}
 {{- end }}

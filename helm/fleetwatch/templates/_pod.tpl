@@ -102,7 +102,9 @@ env:
   {{- else }}
   - {name: FLEETWATCH_CONFIG, value: /etc/fleetwatch/settings/settings.yaml}
   {{- end }}
-  - {name: FLEETWATCH_CACHE_DIR, value: {{ .root.Values.worker.cacheDir | quote }}}
+  {{- with .root.Values.worker.cacheDir }}
+  - {name: FLEETWATCH_CACHE_DIR, value: {{ . | quote }}}
+  {{- end }}
   {{- include "fleetwatch.kafkaEnv" (list .root .role) | trim | nindent 2 }}
   {{- with .env }}
   {{- . | nindent 2 }}
@@ -112,7 +114,9 @@ env:
   {{- end }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
-  - {name: cache, mountPath: {{ .root.Values.worker.cacheDir | quote }}}
+  {{- with .root.Values.worker.cacheDir }}
+  - {name: cache, mountPath: {{ . | quote }}}
+  {{- end }}
   {{- if ne .component "topics" }}
   - {name: settings, mountPath: /etc/fleetwatch/settings, readOnly: true}
   {{- end }}
@@ -131,8 +135,10 @@ volumeMounts:
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 256Mi}
+  {{- if .root.Values.worker.cacheDir }}
   - name: cache
     emptyDir: {sizeLimit: {{ .root.Values.worker.cacheSizeLimit }}}
+  {{- end }}
   {{- if ne .component "topics" }}
   - name: settings
     configMap:
