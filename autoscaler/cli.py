@@ -50,8 +50,8 @@ def autoscaler(
     Looks at the group every autoscaler.interval_s, decides how many workers keep every partition's lag below
     autoscaler.lag_slo_s, and sets the replicas of a Deployment or StatefulSet. Why it did so is in its log, in
     Events of the workload (kubectl describe), and on its page: /metrics, /healthz, /readyz, and /desired for
-    KEDA's metrics-api scaler (then with --dry-run). Nothing else may set the replicas: no HPA, no ScaledObject, no spec.replicas in a
-    manifest that is applied again.
+    KEDA's metrics-api scaler (then with --dry-run). Nothing else may set the replicas: no HPA, no ScaledObject,
+    no spec.replicas in a manifest that is applied again.
 
     Two or more may run: the holder of a Lease scales, the others look and decide too, and one of them goes on
     within autoscaler.lease_s. Without figures the last decision holds. Ctrl-C or SIGTERM hands the lease over.
