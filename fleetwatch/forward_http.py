@@ -117,7 +117,7 @@ class Poster:
 
         Raises
         ------
-        UnansweredError : no whole answer in time.
+        UnansweredError : no status and headers in time.
         """
         kept = self._connection is not None
         try:

@@ -15,31 +15,14 @@ from dataclasses import dataclass, field
 
 from fleetwatch.forward import Backoff, Message, Outcome, outcome, retry_after_s
 from fleetwatch.forward_http import Poster, UnansweredError
-from fleetwatch.forward_metrics import ForwardMetrics
+from fleetwatch.forward_metrics import ForwardMetrics, Told
 from telemetry.log import printable
 
 log = logging.getLogger("fleetwatch.forward")
 
-_SAY_AGAIN_S = 60.0
 #: A stop shortens a pause to this, so that what is in hand is tried once more.
 _STOPPING_PAUSE_S = 1.0
 _STEP_S = 0.1
-
-
-class Told:
-    """Logs each kind of trouble when it begins, and once a minute while it lasts; for any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at: dict[str, float] = {}
-
-    def due(self, kind: str, every_s: float = _SAY_AGAIN_S) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            if now - self._at.get(kind, -1e9) < every_s:
-                return False
-            self._at[kind] = now
-            return True
 
 
 class Gate:

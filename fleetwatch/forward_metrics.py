@@ -24,15 +24,32 @@ from telemetry.errors import SettingsError
 
 log = logging.getLogger("fleetwatch.forward")
 
+_SAY_AGAIN_S = 60.0
 #: A loop that has not come round for so long is stuck: it never waits for the receiver.
 STUCK_S = 60.0
 #: Reasons why an open alert is not said again.
 _WHY = {
-    "silent": "no event for forward.silent_s",
+    "silent": "there was no event for forward.silent_s",
     "open_max": "more are open than forward.open_max; what is dropped is over for it after forward.hold_s",
 }
 LOST = tuple(_WHY)
 EVENTS = ("delivered", "refused", "filtered", "repeated", "bad")
+
+
+class Told:
+    """Logs each kind of trouble when it begins, and once a minute while it lasts; for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._at: dict[str, float] = {}
+
+    def due(self, kind: str, every_s: float = _SAY_AGAIN_S) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._at.get(kind, -1e9) < every_s:
+                return False
+            self._at[kind] = now
+            return True
 
 
 class ForwardMetrics:
@@ -42,7 +59,7 @@ class ForwardMetrics:
         def named(name: str) -> str:
             return f"fleetwatch_forward_{name}"
 
-        self.registry = registry
+        self.registry, self._told = registry, Told()
         self.events = Counter(
             named("events"),
             "Alert events by how they ended; filtered = below --min-severity or nothing to say, bad = no alert.",
@@ -89,7 +106,8 @@ class ForwardMetrics:
     def no_longer(self, count: int, reason: str) -> None:
         """reason : one of LOST."""
         self.lost.labels(reason).inc(count)
-        log.warning("%d open alerts are no longer said to Alertmanager: %s", count, _WHY[reason])
+        if self._told.due(reason):
+            log.warning("open alerts that are no longer said to Alertmanager: %d, as %s", count, _WHY[reason])
 
     def attempt(self, answer: str, seconds: float) -> None:
         """answer : an HTTP status, of which there are a few hundred at most, or a kind of failure."""

@@ -490,7 +490,7 @@ def test_a_silent_alert_is_ended(bridge: Bridge, tmp_path: Path) -> None:
         wait_for(lambda: real.alerts() == [], 40, "its end")
         wait_for(lambda: _told_of(pager, "gone")[-1:] == ["resolved"], 15, "the pager's end")
         bridge.stop(process)
-    assert "1 open alerts are no longer said to Alertmanager: no event for forward.silent_s" in bridge.log
+    assert "no longer said to Alertmanager: 1, as there was no event for forward.silent_s" in bridge.log
 
 
 def test_alertmanager_that_is_away_gets_all_once_it_is_back(bridge: Bridge, tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_where_it_may_not_send_is_said(bridge: Bridge, args: tuple[str, ...], sa
     result = bridge.run(*args)
     assert result.returncode == 78
     assert said in result.stderr
-    assert "you" not in result.stderr or "you@" not in result.stderr
+    assert "me:you" not in result.stderr
     assert len(result.stderr.splitlines()) < 4
 
 
