@@ -5,8 +5,9 @@ Three sources, the best there is counts:
 - *busy*: processed by the share of the time that the worker was busy (DS2's true processing rate; Kalavri et al.,
   OSDI 2018), from its own page;
 - *full*: a worker that had a backlog all the time processed what it could, by the group's offsets alone;
-- *probe*: where neither was ever seen, the estimate rises slowly, no further than twice what a worker has been
-  seen to carry: too few replicas for a moment show what one can do, too many never would.
+- *probe*: where neither was ever seen, a worker can do what it carries without a backlog; the estimate rises
+  slowly, no further than twice what a worker has been seen to carry: too few replicas for a moment show what
+  one can do, too many never would.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Capacity:
 
     per_s : 0 = not known. source : "", hint, busy, full or probe. ceiling : how busy a worker is that can do no
     more; 1 unless it was seen to have a backlog and yet to wait. carried : most that a worker was seen to
-    process.
+    process without a backlog.
     best : (when, per_s) of the best that was learnt, newest last. track : looks of the present assignment.
     """
 
@@ -110,10 +111,12 @@ def _served(track: tuple[Progress, ...], owned: Array) -> float:
 
 
 def _carried(track: tuple[Progress, ...], seen: Observation) -> float:
-    """By the worker that processed most, over a span that commits do not blur; 0 = too short."""
-    if track[-1].at_s - track[0].at_s < FULL_MIN_S:
+    """By the worker that processed most without a backlog, over a span that commits do not blur; 0 = too short."""
+    recent = [i for i, p in enumerate(track) if track[-1].at_s - p.at_s >= FULL_MIN_S]
+    if not recent:
         return 0.0
-    return max((_served(track, seen.owner == w) for w in range(seen.members)), default=0.0)
+    easy = [mine for w in range(seen.members) if not track[-1].backlog[mine := seen.owner == w].any()]
+    return max((_served(track[recent[-1] :], mine) for mine in easy), default=0.0)
 
 
 def _full(track: tuple[Progress, ...], seen: Observation) -> dict[int, float]:
@@ -158,6 +161,6 @@ def _probe(known: Capacity, elapsed_s: float, limits: Limits) -> Capacity:
         return known
     if known.source == "hint":
         return replace(known, per_s=max(known.per_s, known.carried))
-    start = known.per_s or known.carried / limits.utilisation
-    most = max(known.per_s, PROBE_FACTOR * known.carried)
+    start = max(known.per_s, known.carried / limits.utilisation)
+    most = max(start, PROBE_FACTOR * known.carried)
     return replace(known, per_s=min(most, start * (1 + PROBE_PER_S * elapsed_s)), source="probe")

@@ -22,23 +22,29 @@ REGRET_S, WINDOW_MAX_S = 1500.0, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A scale-up made because of a backlog. before_per_s : what all workers processed before it.
+    """A scale-up. before_per_s : what all workers processed before
+    the new ones came.
 
+    unit_per_s : what one could do by what was measured before; 0 = nothing was. A worker that does less while the
+    trial lasts may be waiting for what all share.
     reached_s : when the group had its new size and was assigned; None = not yet. processed : total then.
     """
 
     workers_before: int
     workers: int
     before_per_s: float
+    unit_per_s: float = 0.0
     reached_s: float | None = None
     processed: float = 0.0
     backlog: float = 0.0
 
-    def watch(self, at_s: float, processed: float, backlog: float, *, settled: bool) -> Trial:
-        """One look: the time runs while the group is settled at its new size."""
-        if settled and self.reached_s is None:
+    def watch(self, at_s: float, processed: float, backlog: float, rate: float, *, settled: bool) -> Trial:
+        """One look: until the group is settled at its new size, `rate` is what the old ones do with more to do."""
+        if self.reached_s is not None:
+            return self
+        if settled:
             return replace(self, reached_s=at_s, processed=processed, backlog=backlog)
-        return self
+        return replace(self, before_per_s=max(self.before_per_s, rate))
 
     def over(self, at_s: float) -> bool:
         """Whether it can be judged."""
@@ -46,7 +52,7 @@ class Trial:
 
     def futile(self, at_s: float, processed: float, backlog: float) -> bool:
         """The backlog has not shrunk, and no more is processed than before, though there are more workers."""
-        if self.reached_s is None or backlog < self.backlog or self.before_per_s <= 0:
+        if self.reached_s is None or backlog < max(1.0, self.backlog) or self.before_per_s <= 0:
             return False
         after = (processed - self.processed) / (at_s - self.reached_s)
         hoped = self.before_per_s * (self.workers / self.workers_before - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from autoscaler.observation import Array
 
 
-def ladder(partitions: int, most: int) -> list[int]:
+@cache
+def ladder(partitions: int, most: int) -> tuple[int, ...]:
     """Counts of workers that lower the busiest one's partitions: of 24, 1 2 3 4 5 6 8 12 24."""
     counts = range(1, min(partitions, most) + 1)
-    return [n for n in counts if n == 1 or math.ceil(partitions / n) < math.ceil(partitions / (n - 1))]
+    return tuple(n for n in counts if n == 1 or math.ceil(partitions / n) < math.ceil(partitions / (n - 1)))
 
 
 def busiest(load: Array, owner: NDArray[np.int64]) -> float:
@@ -34,8 +36,11 @@ def fewest(load: Array, limit: float, most: int, *, by_ladder: bool) -> int:
         worker, and more workers cannot help it.
     """
     capped = np.minimum(load, limit)
+    total = float(capped.sum())
     counts = ladder(len(load), most) if by_ladder else range(1, min(len(load), most) + 1)
     for workers in counts:
+        if workers * limit < total - 1e-6:
+            continue  # not even if it were spread evenly
         if busiest(capped, spread(len(load), workers)) <= limit + 1e-6:
             return workers
     return most

@@ -156,9 +156,10 @@ def _changes(memory: Memory, seen: Observation, limits: Limits) -> tuple[Memory,
         return memory, []
     history = memory.history.changed(memory.at_s, before, seen.replicas, limits)
     memory = replace(memory, history=history, grown_s=memory.at_s if seen.replicas > before else None)
-    if seen.replicas > before and before > 0 and _backlog(memory.arrivals, seen, limits).sum() > 0:
-        rate = _processed_per_s(memory.capacity)
-        memory = replace(memory, trial=Trial(before, seen.replicas, rate))
+    if seen.replicas > before > 0:
+        known = memory.capacity
+        unit = known.per_s if known.source in ("busy", "full") else 0.0
+        memory = replace(memory, trial=Trial(before, seen.replicas, _processed_per_s(known), unit))
     elif seen.replicas < before:
         memory = replace(memory, trial=None)
     if seen.scaled_by in ("", FIELD_MANAGER):
@@ -168,10 +169,12 @@ def _changes(memory: Memory, seen: Observation, limits: Limits) -> tuple[Memory,
 
 
 def _processed_per_s(capacity: Capacity) -> float:
-    track = capacity.track
-    if len(track) < 2:
+    """By all workers over the last FAST_S of this assignment, at least; 0 = it is younger."""
+    if not capacity.track:
         return 0.0
-    return float((track[-1].committed - track[0].committed).sum()) / (track[-1].at_s - track[0].at_s)
+    last = capacity.track[-1]
+    begins = [p for p in capacity.track if last.at_s - p.at_s >= FAST_S]
+    return float((last.committed - begins[-1].committed).sum()) / (last.at_s - begins[-1].at_s) if begins else 0.0
 
 
 def _started(memory: Memory, seen: Observation) -> Memory:
@@ -190,7 +193,8 @@ def _judge(memory: Memory, seen: Observation, backlog: float) -> tuple[Memory, l
         return memory, []
     settled = seen.members == seen.replicas == memory.trial.workers and not seen.rebalancing
     processed = float(seen.committed.sum())
-    trial = memory.trial.watch(seen.at_s, processed, backlog, settled=settled)
+    rate = _processed_per_s(memory.capacity)
+    trial = memory.trial.watch(seen.at_s, processed, backlog, rate, settled=settled)
     if not trial.over(seen.at_s):
         return replace(memory, trial=trial), []
     if not trial.futile(seen.at_s, processed, backlog):
@@ -214,7 +218,7 @@ def _view(memory: Memory, seen: Observation, limits: Limits) -> View:
     landing_s = PATIENCE * (max(limits.start_s, memory.start_s) + limits.rebalance_s) + 2 * limits.interval_s
     overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > landing_s
     in_flight = not overdue and (seen.rebalancing or seen.members != seen.replicas)
-    unit = memory.capacity.per_s
+    unit = max(memory.capacity.per_s, memory.trial.unit_per_s if memory.trial else 0.0)
     hot = tuple(int(p) for p in np.flatnonzero(load.steady > limits.utilisation_max * unit)) if unit else ()
     return View(seen, limits, load, unit, limits.most(seen.partitions), in_flight, hot)
 
@@ -287,6 +291,8 @@ def _grow(memory: Memory, view: View, work: Array) -> Decision:
         if view.hot:
             return _hold(view, "HotPartition", words.hot(view))
         return _hold(view, "AtMaximum" if seen.replicas >= view.most else "Steady", words.full(view))
+    if memory.trial and view.fewest(view.load.rising, limits.utilisation_max) <= seen.replicas:
+        return _hold(view, "InFlight", words.on_trial(view, memory.trial))
     if seen.at_s < memory.blocked_s:
         return _hold(view, "Blocked", words.blocked(view, memory.blocked_s, wanted))
     landing_s = limits.start_s + limits.rebalance_s

@@ -138,6 +138,12 @@ def in_flight(view: View) -> str:
     return "the last scale-up has not had its time yet"
 
 
+def on_trial(view: View, trial: Trial) -> str:
+    """Why no more replicas are added for a backlog."""
+    change = f"{trial.workers_before} -> {trial.workers} replicas"
+    return f"{_arrivals(view)}: {change} is to show first whether it works the backlog off"
+
+
 def catching_up(view: View) -> str:
     """Why fewer replicas have to wait."""
     return f"{count(float(view.load.backlog.sum()))} records wait: they are worked off first"

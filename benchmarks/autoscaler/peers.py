@@ -71,7 +71,8 @@ class Keda(_Hpa):
         if self.even:
             divisors = (n for n in range(1, self.most + 1) if self.most % n == 0)
             total = next((n for n in divisors if n * self.threshold >= total), self.most) * self.threshold
-        total = min(total, self.most * self.threshold)
+        if total // self.threshold > self.most:  # whole numbers, as it is there
+            total = self.most * self.threshold
         ratio = total / (self.threshold * seen.replicas)
         wanted = seen.replicas if abs(1 - ratio) <= TOLERANCE else math.ceil(total / self.threshold)
         return self._settle(seen, wanted)
