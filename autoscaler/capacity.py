@@ -29,6 +29,9 @@ HINT_FACTOR = 4.0
 FULL_MIN_S, FULL_MAX_S = 20.0, 60.0
 #: Probing: growth a second, and up to this multiple of what was carried.
 PROBE_PER_S, PROBE_FACTOR = 0.02 / 60, 2.0
+#: What was learnt from workers less busy than this does not tell whether they have become slow: batches are smaller
+#: then, and the same records take longer.
+FIRM_BUSY = 0.5
 #: Below this share of the best of the last SLOW_MEMORY_S a worker is called slow.
 SLOW_SHARE, SLOW_MEMORY_S = 0.7, 4 * 3600.0
 
@@ -49,7 +52,8 @@ class Capacity:
     per_s : 0 = not known. source : "", hint, busy, full or probe. ceiling : how busy a worker is that can do no
     more; 1 unless it was seen to have a backlog and yet to wait. carried : most that a worker was seen to
     process without a backlog.
-    best : (when, per_s) of the best that was learnt, newest last. track : looks of the present assignment.
+    best : (when, per_s) of the best that was learnt from busy workers, newest last; firm_per_s : the last such.
+    track : looks of the present assignment.
     """
 
     per_s: float = 0.0
@@ -57,6 +61,7 @@ class Capacity:
     ceiling: float = 1.0
     carried: float = 0.0
     best: tuple[tuple[float, float], ...] = ()
+    firm_per_s: float = 0.0
     epoch: str | None = None
     track: tuple[Progress, ...] = ()
 
@@ -68,7 +73,7 @@ class Capacity:
     @property
     def slow(self) -> bool:
         """Workers do clearly less than they did."""
-        return bool(self.best) and self.per_s < SLOW_SHARE * self.best_per_s
+        return bool(self.best) and self.firm_per_s < SLOW_SHARE * self.best_per_s
 
 
 def learn(known: Capacity, seen: Observation, backlog: Array, limits: Limits) -> Capacity:
@@ -86,23 +91,26 @@ def learn(known: Capacity, seen: Observation, backlog: Array, limits: Limits) ->
     known = replace(known, track=track, carried=max(known.carried, _carried(track, seen)))
     full = _full(track, seen)
     if (busy := _busy(known, seen, full)) is not None:
-        ceiling, rate = busy
+        ceiling, rate, share = busy
         known = replace(known, ceiling=ceiling)
-        return _believe(known, rate, "busy", seen.at_s, limits)
+        return _believe(known, rate, "busy", seen.at_s, limits, firm=share >= FIRM_BUSY)
     if full:
-        return _believe(known, float(np.median(list(full.values()))), "full", seen.at_s, limits)
+        return _believe(known, float(np.median(list(full.values()))), "full", seen.at_s, limits, firm=True)
     return _probe(known, seen.at_s - track[-2].at_s, limits)
 
 
-def _believe(known: Capacity, rate: float, source: str, at_s: float, limits: Limits) -> Capacity:
+def _believe(known: Capacity, rate: float, source: str, at_s: float, limits: Limits, *, firm: bool) -> Capacity:
     if hint := limits.capacity_per_s:
         rate = min(max(rate, hint / HINT_FACTOR), hint * HINT_FACTOR)
     step = STEP_DOWN if rate < known.per_s else STEP_UP
     if known.source not in ("busy", "full"):
         step = 1.0  # the first that was measured: a hint is only where to begin
     per_s = known.per_s + step * (rate - known.per_s)
+    known = replace(known, per_s=per_s, source=source)
+    if not firm:
+        return known
     best = [b for b in known.best if b[0] >= at_s - SLOW_MEMORY_S and b[1] > per_s]
-    return replace(known, per_s=per_s, source=source, best=(*best, (at_s, per_s)))
+    return replace(known, firm_per_s=per_s, best=(*best, (at_s, per_s)))
 
 
 def _served(track: tuple[Progress, ...], owned: Array) -> float:
@@ -138,8 +146,8 @@ def _full(track: tuple[Progress, ...], seen: Observation) -> dict[int, float]:
     return found
 
 
-def _busy(known: Capacity, seen: Observation, full: dict[int, float]) -> tuple[float, float] | None:
-    """(ceiling, records a second at it) by the workers' pages; None = they say too little."""
+def _busy(known: Capacity, seen: Observation, full: dict[int, float]) -> tuple[float, float, float] | None:
+    """(ceiling, records a second at it, how busy they were) by the workers' pages; None = they say too little."""
     said = [w for w in seen.workers if w.busy > BUSY_MIN and w.records_per_s > 0]
     if not said:
         return None
@@ -149,7 +157,8 @@ def _busy(known: Capacity, seen: Observation, full: dict[int, float]) -> tuple[f
         waiting = [w.busy for w in said if {owners.get(p) for p in w.partitions} & full.keys()]
         if waiting:
             ceiling += STEP_DOWN * (min(1.0, max(0.4, float(np.median(waiting)))) - ceiling)
-    return ceiling, float(np.median([w.records_per_s / min(1.0, w.busy / ceiling) for w in said]))
+    rate = float(np.median([w.records_per_s / min(1.0, w.busy / ceiling) for w in said]))
+    return ceiling, rate, float(np.median([w.busy for w in said])) / ceiling
 
 
 def _probe(known: Capacity, elapsed_s: float, limits: Limits) -> Capacity:

@@ -224,9 +224,10 @@ def notes(view: View, memory: Memory, decision: Decision) -> list[Note]:
         found.append(Note("HotPartition", hot(view)))
     if memory.capacity.slow:
         known = memory.capacity
+        less = _percent(1 - known.firm_per_s / known.best_per_s)
         text = (
-            f"a worker now does {count(known.per_s)} records/s, {_percent(1 - known.per_s / known.best_per_s)} "
-            f"less than the {count(known.best_per_s)} of the last hours: scaling hides it, its cause is elsewhere"
+            f"a worker now does {count(known.firm_per_s)} records/s, {less} less than "
+            f"the {count(known.best_per_s)} of the last hours: scaling hides it, its cause is elsewhere"
         )
         found.append(Note("Slowdown", text))
     if (

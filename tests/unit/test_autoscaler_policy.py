@@ -141,6 +141,15 @@ def test_workers_that_become_slow_are_named_and_scaled_for() -> None:
     assert story.replicas > 4
 
 
+def test_workers_with_little_to_do_are_not_called_slow() -> None:
+    """A worker at rest takes small batches, which cost more a record: half as much a busy second."""
+    story = Story(LIMITS, replicas=4, arrivals=240.0)
+    story.go(600)
+    story.obey, story.arrivals, story.capacity = False, story.arrivals / 6, 400.0
+    assert 0.25 < story.look().workers[0].busy < 0.5
+    assert "Slowdown" not in noted(story.go(1200))
+
+
 @pytest.mark.parametrize("pages", [True, False])
 def test_a_scale_up_that_gained_nothing_is_told_and_blocks_the_next(pages: bool) -> None:
     """All workers together can do 1,500 records/s, whatever their number."""
