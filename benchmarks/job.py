@@ -84,19 +84,19 @@ def rounds(
 class Writer:
     """Writes the job to Kafka, a frame of every device a round, by this project's load encoder."""
 
-    def __init__(self, variant: Variant, devices: int) -> None:
-        self.variant, self.devices = variant, devices
+    def __init__(self, variant: Variant, devices: int, partitions: int = PARTITIONS) -> None:
+        self.variant, self.devices, self.partitions = variant, devices, partitions
         ids = device_ids(devices)
         self._encoder = RoundEncoder(ids, variant.catalog, variant.steps, variant.period_us)
         self._records = [{"key": name.encode(), "value": b""} for name in ids]
-        self._partition = partitions_of(self._encoder.keys, PARTITIONS)
+        self._partition = partitions_of(self._encoder.keys, partitions)
 
     def _chunks(self, size: int) -> list[tuple[int, NDArray[np.int64], list[dict[str, bytes]]]]:
         """Partition, devices, records: the devices in order, `size` at a time."""
         found = []
         for first in range(0, self.devices, size):
             part = self._partition[first : first + size]
-            for p in range(PARTITIONS):
+            for p in range(self.partitions):
                 members = first + np.flatnonzero(part == p)
                 if len(members):
                     found.append((p, members, [self._records[i] for i in members.tolist()]))

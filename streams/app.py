@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import faust
+from mode.utils.loops import get_event_loop
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -31,6 +32,9 @@ from telemetry import acls
 from telemetry import settings as settings_module
 from telemetry.settings import Settings
 from telemetry.topics import ensure
+
+#: How often it is asked whether other workers are about to leave.
+LOOK_AROUND_S = 1.0
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -64,11 +68,14 @@ def create_app(settings: Settings) -> faust.App:
         worker_redirect_stdouts=False,
         Worker=DrainingWorker,
     )
+    app._create_directories = lambda: None  # no file of its own is ever used: a read-only root will do
     app.batch_fetch = {"max_wait_ms": p.fetch_wait_ms, "min_bytes": p.fetch_min_bytes}
     ensure(settings)
     acls.require(settings, "worker")
     worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
+    if timer is not None:
+        get_event_loop().run_until_complete(worker.look_ahead())
     app.fleetwatch = worker
     stall_s = max(p.stall_timeout_s, 2 * p.transaction_timeout_s + 30)  # a commit may rightly take so long
     watchdog = Watchdog(worker, Cluster(settings), stall_s, worker.fail)
@@ -99,6 +106,14 @@ def _handlers(app: Any, worker: Worker, watchdog: Watchdog) -> None:
         while not app.should_stop:
             watchdog.beat()
             await asyncio.sleep(1.0)
+
+    @app.timer(LOOK_AROUND_S, on_leader=False)
+    async def look_around() -> None:
+        heir_of = {tp.partition for tp in app.assignor.assigned_standbys()}
+        try:
+            await worker.look_around(app.consumer, heir_of)
+        except Exception as exc:  # ends the process
+            worker.fail(exc)
 
     async def commit() -> bool:
         try:

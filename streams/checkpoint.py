@@ -99,7 +99,10 @@ class CheckpointTotals:
 
 
 class Checkpointer:
-    """Runs in the worker's event loop, one at a time by the caller's lock; the waiting is done in an executor."""
+    """Runs in the worker's event loop, one at a time by the caller's lock; the waiting is done in an executor.
+
+    note : goes with the committed offsets, as their metadata; told : the last that went with all of them.
+    """
 
     def __init__(
         self, core: Core, publisher: Publisher, owned: Ownership, group: str, timeout_s: float, patience: Patience
@@ -107,6 +110,7 @@ class Checkpointer:
         self._core, self._publisher, self._owned = core, publisher, owned
         self._group, self._timeout_s, self._patience = group, timeout_s, patience
         self.totals = CheckpointTotals()
+        self.note = self.told = ""
 
     async def run(self, commit_group: CommitGroup) -> bool:
         """Make the work so far final; returns whether there was any and it is.
@@ -116,14 +120,16 @@ class Checkpointer:
         CheckpointError : exactly once: nothing of it is final; it must be done again from the last commit.
         UndeliveredError : at least once: likewise, but some of its results are out.
         """
-        offsets = self._owned.pending()
+        offsets, note = self._owned.pending(), self.note
+        if note != self.told:
+            offsets = dict(self._owned.applied)
         if not offsets:
             return False
         started = time.monotonic()
         rows = dirty_rows(self._core)
         self._publisher.hold()
         if self._publisher.results.transactional:
-            done = await self._in_transaction(rows, offsets)
+            done = await self._in_transaction(rows, offsets, note)
         else:
             done = await self._in_steps(rows, offsets, commit_group)
         totals = self.totals
@@ -133,12 +139,12 @@ class Checkpointer:
         totals.seconds += time.monotonic() - started
         return done
 
-    async def _in_transaction(self, rows: list[Message], offsets: dict[TopicPart, int]) -> bool:
+    async def _in_transaction(self, rows: list[Message], offsets: dict[TopicPart, int], note: str) -> bool:
         outlet = self._publisher.results
         loop = asyncio.get_running_loop()
         try:
             outlet.begin()
-            work = loop.run_in_executor(None, self._commit, outlet, rows, offsets)
+            work = loop.run_in_executor(None, self._commit, outlet, rows, offsets, note)
             await asyncio.wait_for(work, 2 * self._timeout_s + 4 * CALL_S)
         except TimeoutError:
             # a call that does not heed its own timeout: its thread is left behind with the outlet
@@ -150,7 +156,7 @@ class Checkpointer:
         except NotMemberError as exc:
             self.totals.lost += 1
             raise CheckpointError(Loss.MEMBERSHIP, str(exc)) from exc
-        outlet.open = False
+        outlet.open, self.told = False, note
         self._owned.finish(offsets)
         self._publisher.release()
         return True
@@ -159,11 +165,11 @@ class Checkpointer:
         self.totals.lost += 1
         return outlet_error(outlet, error, self._timeout_s)
 
-    def _commit(self, outlet: Outlet, rows: list[Message], offsets: dict[TopicPart, int]) -> None:
+    def _commit(self, outlet: Outlet, rows: list[Message], offsets: dict[TopicPart, int], note: str) -> None:
         """Steps 2 to 4. Blocking."""
         outlet.check()
         self._publisher.write_rows(rows, outlet)
-        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        positions = [TopicPartition(*at, offset, note) for at, offset in offsets.items()]
         metadata = group_metadata(self._group, *self._owned.membership)
         send, commit = outlet.producer.send_offsets_to_transaction, outlet.producer.commit_transaction
         # longer than that the broker keeps no transaction; what has become of it the next registration finds out

@@ -31,3 +31,11 @@ class DrainingWorker(faust.Worker):
         timer.daemon = True
         timer.start()
         super()._schedule_shutdown(signal)
+
+    async def _stop_on_signal(self, signal: signal.Signals) -> None:
+        worker: Any = self.app.fleetwatch
+        try:
+            await worker.farewell()
+        except Exception as exc:  # ends the process
+            worker.fail(exc)
+        await super()._stop_on_signal(signal)

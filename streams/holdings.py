@@ -10,10 +10,11 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
-from streams.changelog import Changelog, Wanted
+from streams.changelog import Changelog, Reading, Wanted
 from streams.core.core import Core
 from streams.outlet import Patience
 from streams.ownership import Ownership, TopicPart
+from streams.restoring import Arrived, Restoring
 
 log = logging.getLogger("fleetwatch.holdings")
 
@@ -25,6 +26,7 @@ class Holdings:
     """Called by the worker, under its lock, while no event is taken; waits in executors.
 
     keep_s : how long the rows of a revoked partition are kept. exact : rows ahead of the committed offset go.
+    restoring : what is still read when `take` returns.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class Holdings:
         owned: Ownership,
         changelog: Changelog,
         patience: Patience,
+        restoring: Restoring,
         keep_s: float,
         *,
         exact: bool,
     ) -> None:
         self._core, self._owned, self._changelog, self._patience = core, owned, changelog, patience
+        self.restoring = restoring
         self._keep_s, self._exact = keep_s, exact
         self._marked_at = time.monotonic()
 
@@ -54,14 +58,19 @@ class Holdings:
             return {}
         return {at: ends[at[1]] for at in held}
 
-    def let_go(self) -> None:
+    async def let_go(self) -> None:
         """Hold nothing."""
+        await self.restoring.stop()
         self._core.release({self._core.owner(*at) for at in (*self._owned.applied, *self._owned.parked)})
         self._owned.drop(self._owned.applied)
         self._owned.parked.clear()
 
-    async def take(self, consumer: Any, wanted: set[TopicPart]) -> None:
-        """Hold exactly these partitions: keep, regain or restore the rows of each."""
+    async def take(self, consumer: Any, wanted: set[TopicPart], arrived: Arrived) -> None:
+        """Hold exactly these partitions: keep or regain the rows of each, and begin to restore those of the others.
+
+        Of these no records are asked for until their rows are in. arrived : called then.
+        """
+        await self.restoring.stop()
         loop = asyncio.get_running_loop()
         known = {at: offset for at, offset in self._owned.known.items() if at in wanted}
         offsets = await consumer.committed(sorted(wanted), known)
@@ -76,15 +85,28 @@ class Holdings:
             or (not self._exact and committed[at] < self._owned.applied[at])
         }
         self._give_up(self._owned.applied.keys() - kept, wanted)
-        plan, since = self._plan(wanted - kept, committed)
-        if plan:
-            found = await loop.run_in_executor(
-                None, self._patience.retry, lambda: self._changelog.restore(plan), "restoring state"
-            )
-            since |= {at: found.ends[at[1]] for at in wanted - kept - since.keys()}
-        for at in wanted - kept:
-            self._owned.take(at, committed[at], since[at])
         self._owned.awaiting |= kept
+        plan, since = self._plan(wanted - kept, committed)
+        for at in since:
+            self._owned.take(at, committed[at], since[at])
+        if plan:
+            missing = {at: committed[at] for at in wanted - kept - since.keys()}
+            reading = await loop.run_in_executor(
+                None, self._patience.retry, lambda: self._changelog.begin(plan), "asking for the changelog's ends"
+            )
+            await self._restore(consumer, missing, reading, arrived)
+
+    async def _restore(
+        self, consumer: Any, missing: dict[TopicPart, int], reading: Reading, arrived: Arrived
+    ) -> None:
+        """What the changelog has no rows of is there at once."""
+        for at in [at for at in missing if at[1] not in reading.left]:
+            self._owned.take(at, missing.pop(at), reading.ends[at[1]])
+        if missing:
+            await consumer.hold_back(missing)
+            self.restoring.begin(reading, missing, arrived)
+        else:
+            reading.finish()
 
     def _give_up(self, gone: set[TopicPart], wanted: set[TopicPart]) -> None:
         """Park what is as committed and was given to others; forget the rest."""

@@ -17,15 +17,17 @@ from typing import Any, TypeVar
 import aiokafka.errors
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.changelog import Changelog, RestoreStoppedError
+from streams.changelog import Changelog
 from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
 from streams.declarations import Declarations
 from streams.drift_log import DriftLog
+from streams.foresight import Foresight, farewell, read_notes, ready_note
 from streams.holdings import Holdings
 from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import Ownership, TopicPart
 from streams.publisher import Publisher
+from streams.restoring import Restoring
 from streams.transport.rawfetch import RawBatches
 from streams.warmup import warm_up
 from streams.wiring import make_core
@@ -41,7 +43,7 @@ EXIT_SOFTWARE = 70
 #: So many checkpoints lost in a row, without one that was made, end the worker.
 LOST_MAX = 6
 #: What the world does, as opposed to our bugs.
-WORLD = (KafkaException, aiokafka.errors.KafkaError, CheckpointError, UndeliveredError, RestoreStoppedError)
+WORLD = (KafkaException, aiokafka.errors.KafkaError, CheckpointError, UndeliveredError)
 #: Events of a partition that do not begin where they should, in a row: every so many it is sought again, and after
 #: so many reading begins anew from what is committed.
 REREAD_EVERY, MISPLACED_MAX = 10, 50
@@ -76,10 +78,12 @@ class Worker:
         )
         self.changelog = Changelog(settings, self.topics.state.name, self.core, stopping)
         exact = self.publisher.results.transactional
+        self.restoring = Restoring(self.core, self.owned, self._patience, self.fail)
         self.holdings = Holdings(
-            self.core, self.owned, self.changelog, self._patience, p.keep_revoked_s, exact=exact
+            self.core, self.owned, self.changelog, self._patience, self.restoring, p.keep_revoked_s, exact=exact
         )
         self.core.evict = self.holdings.release_parked
+        self.foresight = Foresight(settings, self.core, self.owned, self.changelog, self._patience)
         self.declarations = Declarations(settings, self.topics.devices.name)
         self.core.declared = self.declarations
         self._lock = asyncio.Lock()
@@ -119,20 +123,50 @@ class Worker:
         warm_up(self.settings)
         log.info("kernels ready in %.1f s", time.monotonic() - started)
 
+    async def look_ahead(self) -> None:
+        """Restore what the group will give us, before joining it: the others need not stand still for so long."""
+        if self.settings.processing.keep_revoked_s:
+            await self.foresight.look_ahead()
+
+    async def look_around(self, consumer: Any, heir_of: set[int]) -> None:
+        """Begin to restore partitions of workers that are about to leave. heir_of : see `Foresight.inherit`."""
+        if not self._foresees or self.restoring.pending or not self._accepting:
+            return
+        generation = self.owned.membership[0]
+        leaving, _ = read_notes(await consumer.notes(self.parts_of_others()), generation)
+        if leaving and self._accepting and generation == self.owned.membership[0] and not self._stopping():
+            self.foresight.inherit(leaving, heir_of)
+            self.checkpoints.note = ready_note(generation, self.foresight.ready)
+
+    async def farewell(self) -> None:
+        """Before leaving: see `streams.foresight`."""
+        if self._foresees and self._accepting and self._consumer is not None:
+            await farewell(self, self._consumer)
+
+    @property
+    def _foresees(self) -> bool:
+        return self.publisher.results.transactional and self.settings.processing.keep_revoked_s > 0
+
+    def parts_of_others(self) -> list[TopicPart]:
+        """Partitions of the first input topic that are not ours; those of the same number in the other go along."""
+        topic, n = self.core.topics[0], self.settings.topics.partitions
+        return [at for p in range(n) if (at := (topic, p)) not in self._assigned]
+
     @property
     def holding(self) -> dict[TopicPart, int] | None:
-        """Next offset of each partition that is worked on; None = none until the next rebalance."""
-        return dict(self.owned.applied) if self._accepting else None
+        """Next offset of each partition that is worked on or restored; None = none until the next rebalance."""
+        return self.owned.applied | self.restoring.pending if self._accepting else None
 
     @property
     def progress_at(self) -> float:
-        """When something last moved: a batch, a checkpoint, a portion of a restore; monotonic clock, s."""
-        return max(self._moved_at, self.changelog.moved_at)
+        """When something last moved; in a restore: when that did; monotonic clock, s."""
+        return self.changelog.moved_at if self.restoring.pending else max(self._moved_at, self.changelog.moved_at)
 
     @property
     def ready(self) -> bool:
         """Its partitions are restored and worked on, or were so less than READY_GRACE_S ago."""
-        return self.restored and (self._accepting or time.monotonic() - self._paused_at < READY_GRACE_S)
+        working = self._accepting and not self.restoring.pending
+        return self.restored and (working or time.monotonic() - self._paused_at < READY_GRACE_S)
 
     def _pause(self) -> None:
         if self._accepting:
@@ -244,7 +278,10 @@ class Worker:
     def _forgive(self) -> None:
         """Count losses anew once all is final that was in hand at the last one: other partitions prove nothing."""
         final = self.owned.final
-        self._lost_at = {at: o for at, o in self._lost_at.items() if at in final and final[at] < o}
+        coming = self.restoring.pending
+        self._lost_at = {
+            at: o for at, o in self._lost_at.items() if at in coming or (at in final and final[at] < o)
+        }
         if not self._lost_at:
             self._lost = 0
 
@@ -287,13 +324,13 @@ class Worker:
         await self._let_go()
         if error.loss is Loss.MEMBERSHIP:
             return  # a rebalance follows, and `own` with it
-        await self.holdings.take(self._consumer, self._assigned)
+        await self.holdings.take(self._consumer, self._assigned, self._arrived)
         self._accepting = True
         await self._consumer.seek_raw(self.owned.applied)
 
     async def _let_go(self) -> None:
         """Hold no partition, and new outlets, at whose registration the broker aborts what the old ones sent."""
-        self.holdings.let_go()
+        await self.holdings.let_go()
         loop = asyncio.get_running_loop()
         self.publisher.restart(*await loop.run_in_executor(None, self._outlets))
 
@@ -302,7 +339,7 @@ class Worker:
     async def own(self, consumer: Any) -> None:
         """Make the core hold the devices of the assigned partitions, as of their committed offsets.
 
-        Called after a rebalance, before any batch is delivered.
+        Called after a rebalance, before any batch is delivered. Those that must be restored come later.
 
         Raises
         ------
@@ -313,6 +350,8 @@ class Worker:
     async def _own(self, consumer: Any) -> None:
         async with self._lock:
             self._pause()
+            await self.foresight.stop()
+            self.checkpoints.note = ""
             self._consumer, rebalance = consumer, consumer.app.rebalancing_count
             self.owned.membership, self._assigned = consumer.holding()
             self._refuse_growth(self._assigned)
@@ -320,18 +359,19 @@ class Worker:
             if results.transactional and (results.open or self.owned.pending()):
                 log.warning("work of the last generation was not final: it will be done again")
                 await self._let_go()
-            try:
-                await self.holdings.take(self._consumer, self._assigned)
-            except RestoreStoppedError:
-                log.info("stopped while restoring: nothing is in hand")
-                return
+            await self.holdings.take(self._consumer, self._assigned, self._arrived)
             self._misplaced.clear()
             if consumer.app.rebalancing_count != rebalance:
                 return  # the next rebalance has begun meanwhile: it comes here again
             self._accepting = True
             self.rebalances += 1
-            self.restored = True
+            self.restored = self.restored or not self.restoring.pending
             self._moved_at = time.monotonic()
+
+    async def _arrived(self, some: set[TopicPart]) -> None:
+        """The rows of these partitions are in. Where they were given to others meanwhile, the seek does nothing."""
+        self.restored = self.restored or not self.restoring.pending
+        await self._consumer.seek_raw({at: self.owned.applied[at] for at in some})
 
     def _refuse_growth(self, assigned: Iterable[TopicPart]) -> None:
         n = self.settings.topics.partitions

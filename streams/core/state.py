@@ -7,7 +7,7 @@ offset, all that is known of the device.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,14 +19,10 @@ from streams.core.devices import D_OFFSET, D_OWNER, PARTITION_MASK
 from streams.core.effects import Message
 from streams.core.engine import Engine
 from streams.core.layout import Layout
+from streams.core.staterow import Splitter, text
 from telemetry import codec, schemas
 from telemetry.codec import zigzag
 from telemetry.framescan import ID_MAX
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return zigzag(len(data)) + data
 
 
 def pack(engine: Engine, slots: NDArray[np.int32]) -> list[Message]:
@@ -38,7 +34,7 @@ def pack(engine: Engine, slots: NDArray[np.int32]) -> list[Message]:
     width, bank_width = rows.shape[1], bank.shape[1]
     data, bank_data = rows.tobytes(), bank.tobytes()
     head = schemas.header("state_row")
-    middle = _text(engine.catalog.key) + _text(engine.state_id)
+    middle = text(engine.catalog.key) + text(engine.state_id)
     row_len, bank_len = zigzag(width), zigzag(bank_width)
     device = engine.devices.rows[slots]
     offsets = device[:, D_OFFSET].tolist()
@@ -80,31 +76,46 @@ class Restored:
     ends: dict[int, int] = field(default_factory=dict)
 
 
-def load(core: Core, values: Iterable[bytes], wanted_owners: set[int], found: Restored) -> None:
-    """Adopt the rows of the wanted input partitions' devices, in place of what is held of them.
+#: (row, bank) of each device, by class and layout: (catalogue entry, state id).
+Rows = dict[tuple[str, str], list[tuple[bytes, bytes]]]
+
+
+def sort(
+    catalogs: Container[str], values: Iterable[bytes], owners: Container[int], found: Restored, splitter: Splitter
+) -> Rows:
+    """Take StateRow messages apart; touches nothing of a core.
 
     Parameters
     ----------
-    values : StateRow messages, each device's once.
-    wanted_owners : rows of other owners are passed over: one changelog partition serves two input topics.
-    found : is added to.
+    catalogs : entries that are known.
+    owners : rows of others are passed over: one changelog partition serves two input topics.
+    found : is added to: what is set aside.
     """
-    groups: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+    groups: Rows = {}
     for value in values:
         try:
-            record = codec.decode("state_row", value)
+            catalog_key, state_id, row, bank = splitter.split(value)
         except codec.RefusedError as exc:
             found.set_aside[f"refused ({exc.reason.code})"] += 1
             continue
-        if record["catalog"] not in core.catalogs:
-            found.set_aside[f"no catalogue entry {record['catalog']}"] += 1
+        if catalog_key not in catalogs:
+            found.set_aside[f"no catalogue entry {catalog_key}"] += 1
             continue
-        row = record["row"]
         owner = int.from_bytes(row[8 * D_OWNER : 8 * D_OWNER + 8], "little", signed=True)
-        if owner in wanted_owners:
-            groups.setdefault((record["catalog"], record["state_id"]), []).append((row, record["bank"]))
-    for (catalog_key, state_id), pairs in groups.items():
+        if owner in owners:
+            groups.setdefault((catalog_key, state_id), []).append((row, bank))
+    return groups
+
+
+def adopt(core: Core, rows: Rows, found: Restored) -> None:
+    """Take these devices in, in place of what is held of them. found : is added to."""
+    for (catalog_key, state_id), pairs in rows.items():
         _adopt(core.engine(catalog_key), state_id, pairs, found)
+
+
+def load(core: Core, values: Iterable[bytes], wanted_owners: Container[int], found: Restored) -> None:
+    """`sort` and `adopt`. values : each device's once."""
+    adopt(core, sort(core.catalogs, values, wanted_owners, found, Splitter()), found)
 
 
 def _adopt(engine: Engine, state_id: str, pairs: list[tuple[bytes, bytes]], found: Restored) -> None:

@@ -24,7 +24,7 @@ from mode.utils.futures import notify
 
 from streams.transport import connection, rawfetch
 from streams.transport.rawfetch import RawBatches, raw_topics
-from streams.transport.stable import stable_offsets
+from streams.transport.stable import notes, stable_offsets
 
 #: Makes all work so far final; returns whether it is.
 CommitHook = Callable[[], Awaitable[bool]]
@@ -86,6 +86,16 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
             here = TopicPartition(tp.topic, tp.partition)
             if here in assigned:
                 consumer.seek(here, offset)
+                consumer.resume(here)
+
+    async def pause_now(self, some: Iterable[TP]) -> None:
+        """Ask for no more of these partitions until they are sought, or assigned anew."""
+        await self.call_thread(self._pause_now, some)
+
+    async def _pause_now(self, some: Iterable[TP]) -> None:
+        consumer = self._ensure_consumer()
+        wanted = {TopicPartition(tp.topic, tp.partition) for tp in some}
+        consumer.pause(*(wanted & consumer.assignment()))
 
     async def committed(
         self, wanted: list[tuple[str, int]], known: Mapping[tuple[str, int], int]
@@ -93,6 +103,13 @@ class BatchConsumerThread(stock.AIOKafkaConsumerThread):
         """See `stable_offsets`."""
         found: dict[tuple[str, int], int | None] = await self.call_thread(
             stable_offsets, self._ensure_consumer()._coordinator, wanted, known
+        )
+        return found
+
+    async def notes(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """See `streams.transport.stable.notes`."""
+        found: dict[tuple[str, int], str] = await self.call_thread(
+            notes, self._ensure_consumer()._coordinator, wanted
         )
         return found
 
@@ -195,6 +212,12 @@ class Consumer(stock.Consumer):
         assert isinstance(thread, BatchConsumerThread)
         return await thread.committed(wanted, known)
 
+    async def notes(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """What the members have said of these partitions with their last commits; empty = no answer."""
+        thread = self._thread
+        assert isinstance(thread, BatchConsumerThread)
+        return await thread.notes(wanted) if wanted else {}
+
     async def perform_seek(self) -> None:
         """Called by Faust before it resumes: read on from where the app is, not from what Faust remembers."""
         if self.progress is None:
@@ -207,6 +230,12 @@ class Consumer(stock.Consumer):
         thread = self._thread
         assert isinstance(thread, BatchConsumerThread)
         await thread.seek_now({TP(*at): offset for at, offset in offsets.items()})
+
+    async def hold_back(self, some: Iterable[tuple[str, int]]) -> None:
+        """Read no more of these partitions until `seek_raw`. Events that were fetched before may still arrive."""
+        thread = self._thread
+        assert isinstance(thread, BatchConsumerThread)
+        await thread.pause_now([TP(*at) for at in some])
 
 
 class Transport(stock.Transport):

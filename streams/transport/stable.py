@@ -84,17 +84,32 @@ class StableOffsetFetch(Request[_OffsetFetchRequest]):
 
     API_KEY = 9
 
-    def __init__(self, group: str, wanted: Iterable[tuple[str, int]]) -> None:
+    def __init__(self, group: str, wanted: Iterable[tuple[str, int]], *, stable: bool = True) -> None:
         by_topic: dict[str, list[int]] = defaultdict(list)
         for topic, partition in wanted:
             by_topic[topic].append(partition)
-        self._group = group
+        self._group, self._stable = group, stable
         self._topics: list[tuple[str, list[int], dict[int, bytes]]] = [
             (t, some, {}) for t, some in by_topic.items()
         ]
 
     def build(self, request_struct_class: type[_OffsetFetchRequest]) -> _OffsetFetchRequest:
-        return request_struct_class(self._group, self._topics, True, {})
+        return request_struct_class(self._group, self._topics, self._stable, {})
+
+
+async def notes(coordinator: Any, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """The metadata of the group's committed offsets as of now, pending ones passed over; empty = no answer."""
+    try:
+        await coordinator.ensure_coordinator_known()
+        response = await coordinator._send_req(StableOffsetFetch(coordinator.group_id, wanted, stable=False))
+    except KafkaError:
+        return {}
+    return {
+        (topic, p): (note or "").rstrip("\0")  # librdkafka sends the C string's end, too
+        for topic, some, _ in response.topics
+        for p, _, _, note, code, _ in some
+        if not code
+    }
 
 
 async def stable_offsets(
