@@ -23,7 +23,7 @@ HELM = "helm.sh/helm/v4/cmd/helm"
 MULTI_CALL = "testcluster"
 LINKS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 #: A folder with all programs in it, where they are not to be built.
-GIVEN = "FLEETWATCH_K8S_BIN"
+GIVEN = "K8S_TEST_BIN"
 TELL_EVERY_S = 15.0
 TAIL_LINES = 15
 

@@ -5,7 +5,7 @@ They are minutes and need root: `make k8s-test`, or name a file of this folder; 
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -13,21 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from fleetwatch import kernelcache
 from tests.k8s import build
 from tests.k8s.api import Object
 from tests.k8s.control_plane import ControlPlane
 from tests.k8s.kubelet.config import Image, NodeConfig
+from tests.k8s.kubelet.inputs import PATH
 from tests.k8s.kubelet.node import Kubelet, obstacle
 
+KERNELS = "/opt/kernels"
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Only when asked for: by FLEETWATCH_K8S=1, or by name."""
+    """Only when asked for by name."""
     named = any(Path(argument.split("::")[0]).resolve().is_relative_to(HERE) for argument in config.args)
-    asked = named or os.environ.get("FLEETWATCH_K8S") == "1"
-    return True if not asked and collection_path.is_relative_to(HERE) else None
+    return True if not named and collection_path.is_relative_to(HERE) else None
 
 
 @pytest.fixture(scope="session")
@@ -44,17 +46,26 @@ def control_plane(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="session")
-def images() -> tuple[Image, ...]:
-    """`python` is this one; an image of ours is these sources, its entry point `fleetwatch`, its user nobody."""
-    paths: tuple[Path, ...] = (Path(sys.prefix), Path(sys.base_prefix), SOURCES)
-    environment = {"PYTHONUNBUFFERED": "1"}
-    if kernels := os.environ.get("NUMBA_CACHE_DIR"):  # an image ships them compiled
-        environment["NUMBA_CACHE_DIR"] = kernels
-        paths += (Path(kernels),)
-    command = (sys.executable, "-m", "fleetwatch")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this machine has compiled, where a container's user may add to it, too."""
+    folder = tmp_path_factory.mktemp("image") / "kernels"
+    compiled = kernelcache.use()
+    compiled.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(compiled, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(kernels: Path) -> tuple[Image, ...]:
+    """`python` is this one; an image of ours is these sources with their kernels."""
+    paths = (Path(sys.prefix), Path(sys.base_prefix), SOURCES)
+    environment = {"PYTHONUNBUFFERED": "1", "PATH": f"{sys.prefix}/bin:{PATH}"}
+    ours = environment | {"NUMBA_CACHE_DIR": KERNELS}
     return (
-        Image("python:*", (sys.executable,), {"PYTHONUNBUFFERED": "1"}, paths),
-        Image("*fleetwatch*", command, environment, paths, user=65534, workdir=str(SOURCES)),
+        Image("python:*", (sys.executable,), environment, paths),
+        Image("*fleetwatch*", ("fleetwatch",), ours, paths, {KERNELS: kernels}, user=65534),
     )
 
 

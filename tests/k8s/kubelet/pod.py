@@ -49,7 +49,7 @@ class PodRunner:
         self._problem: Object | None = None
         self._init: list[Container] = []
         self._containers: list[Container] = []
-        self._ip = ""
+        self._network: network.Network | None = None
         self._services: names.Services = {}
         self._names_lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True)
@@ -92,9 +92,7 @@ class PodRunner:
 
     def _run(self) -> None:
         try:
-            self._ip = network.take()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.know(self._services)
             if self._prepare() and self._initialise():
                 self._serve()
             self._report()
@@ -108,25 +106,17 @@ class PodRunner:
         finally:
             for container in (*self._init, *self._containers):
                 container.kill()
-            if self._ip:
-                network.give_back(self._ip)
+            if self._network is not None:
+                self._network.close()
             if not self._config.keep:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prepare(self) -> bool:
-        """Volumes and containers; tried until it works; False = the Pod is to go."""
-        allocatable = {"cpu": self._config.cpu, "memory": self._config.memory}
-        place = Place(self.pod, self._ip, HOST_IP, allocatable)
-        sandbox = Sandbox(place, self.folder, self._config.images, Inputs(self._api), self._limits)
-        spec = self.pod["spec"]
-        always = spec.get("restartPolicy", "Always")
-        initial = "Never" if always == "Never" else "OnFailure"
-        self._init = self._make(spec.get("initContainers") or [], "initContainerStatuses", sandbox, initial)
-        self._containers = self._make(spec["containers"], "containerStatuses", sandbox, always)
+        """Network, volumes, containers; tried until it works; False = the Pod is to go."""
         delay_s = 0.5
         while not self._leaving:
             try:
-                sandbox.mount()
+                self._set_up()
                 self._problem = None
                 return True
             except (PodError, ApiError, Unreachable, OSError) as error:
@@ -136,6 +126,23 @@ class PodRunner:
                 self._wake.wait(delay_s)
                 delay_s = min(2 * delay_s, RETRY_MAX_S)
         return False
+
+    def _set_up(self) -> None:
+        spec = self.pod["spec"]
+        if spec.get("hostNetwork"):
+            raise PodError("Unsupported", "hostNetwork: every Pod of this node has a network of its own")
+        if any(container.get("restartPolicy") for container in spec.get("initContainers") or []):
+            raise PodError("Unsupported", "sidecar containers (restartPolicy of an init container)")
+        self._network = self._network or network.take()
+        self.know(self._services)
+        allocatable = {"cpu": self._config.cpu, "memory": self._config.memory}
+        place = Place(self.pod, self._network.address, HOST_IP, allocatable)
+        sandbox = Sandbox(place, self._network, self.folder, self._config.images, Inputs(self._api), self._limits)
+        always = spec.get("restartPolicy", "Always")
+        initial = "Never" if always == "Never" else "OnFailure"
+        self._init = self._make(spec.get("initContainers") or [], "initContainerStatuses", sandbox, initial)
+        self._containers = self._make(spec["containers"], "containerStatuses", sandbox, always)
+        sandbox.mount()
 
     def _make(self, specs: Sequence[Object], told: str, sandbox: Sandbox, restart: str) -> list[Container]:
         before = {s["name"]: s["restartCount"] for s in (self.pod.get("status") or {}).get(told) or []}
@@ -154,9 +161,6 @@ class PodRunner:
     def _initialise(self) -> bool:
         """One after the other; False = one failed for good, or the Pod is to go."""
         for container in self._init:
-            if container.spec.get("restartPolicy"):
-                self._problem = {"waiting": {"reason": "Unsupported", "message": "sidecar containers"}}
-                return False
             while not container.finished:
                 container.step()
                 self._report()
@@ -205,6 +209,11 @@ class PodRunner:
 
     # -- its status
 
+    @property
+    def _ip(self) -> str:
+        """Its address; empty = it has none yet."""
+        return self._network.address if self._network else ""
+
     def _phase(self) -> str:
         if any(c.finished and c.code for c in self._init):
             return "Failed"
@@ -237,13 +246,13 @@ class PodRunner:
         phase = self._phase()
         statuses = [container.status() for container in self._containers]
         if self._problem is not None:
-            statuses = [status | {"state": self._problem} for status in statuses]
+            waiting: Object = {"ready": False, "restartCount": 0, "imageID": "", "state": self._problem}
+            statuses = [{"name": c["name"], "image": c["image"]} | waiting for c in self.pod["spec"]["containers"]]
         return {
             "phase": phase,
             "hostIP": HOST_IP,
             "hostIPs": [{"ip": HOST_IP}],
-            "podIP": self._ip,
-            "podIPs": [{"ip": self._ip}],
+            **({"podIP": self._ip, "podIPs": [{"ip": self._ip}]} if self._ip else {}),
             "startTime": self._began,
             "conditions": self._conditions(phase),
             "initContainerStatuses": [container.status() for container in self._init],

@@ -1,4 +1,4 @@
-"""A container as a local process. The rule: it sees its own file system, user and name, and the machine's network.
+"""A container as a local process. The rule: it sees its own file system, user and name, and its Pod's network.
 
 The machine's root is the image: below a private overlay, so that a container writes to no file of the machine, and
 to none at all where the root is to be read-only. The Pod's volumes lie over it. Capabilities are dropped, and
@@ -21,6 +21,7 @@ from tests.k8s.api import Object
 from tests.k8s.kubelet.cgroups import CpuLimits
 from tests.k8s.kubelet.config import Image, PodError, find
 from tests.k8s.kubelet.inputs import CONFIG_ERROR, Inputs, Place, expand
+from tests.k8s.kubelet.network import Network
 
 SPECIAL = ("/proc", "/sys", "/dev")
 READ_ONLY_KINDS = ("configMap", "secret", "projected", "downwardAPI")
@@ -60,9 +61,15 @@ class Sandbox:
     """Starts the containers of one Pod."""
 
     def __init__(
-        self, place: Place, folder: Path, images: Sequence[Image], inputs: Inputs, limits: CpuLimits
+        self,
+        place: Place,
+        network: Network,
+        folder: Path,
+        images: Sequence[Image],
+        inputs: Inputs,
+        limits: CpuLimits,
     ) -> None:
-        self._place, self._folder, self._images = place, folder, images
+        self._place, self._network, self._folder, self._images = place, network, folder, images
         self._inputs, self._limits = inputs, limits
         self._volumes: dict[str, Path] = {}
 
@@ -99,9 +106,10 @@ class Sandbox:
         script = self._script(container, image, context, marker)
         workdir = container.get("workingDir") or image.workdir
         privileges = _privileges(context, user, group)
+        entered = [*self._network.prefix, "unshare", "--mount", "--uts"]
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
-                ["unshare", "--mount", "--uts", "sh", "-c", script, name, workdir, *privileges, "--", *command],
+                [*entered, "sh", "-c", script, name, workdir, *privileges, "--", *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
         return Started(process, marker, environment, user, group)
@@ -120,6 +128,7 @@ class Sandbox:
             pid,
             "--mount",
             "--uts",
+            "--net",
             f"--root=/proc/{pid}/root",
             f"--wd=/proc/{pid}/cwd",
         ]
