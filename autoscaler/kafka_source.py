@@ -112,7 +112,9 @@ class _WentWrongError(Exception):
 class KafkaSource:
     """Looks again and again with one client; with a new one after a failure though some broker answers.
 
-    A client of before may wait in vain for a coordinator or a controller that died (librdkafka 2.16).
+    A client of before may wait in vain for a coordinator or a controller that died (librdkafka 2.16.0). While a
+    group's coordinator fails over, that release may abort the process (assertion "eonce->refcnt > 0" in
+    rd_kafka_admin_coord_response_parse; also if asked one by one): a supervisor starts it again.
     """
 
     def __init__(self, settings: Settings, answer_s: float = ANSWER_S) -> None:
