@@ -21,11 +21,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from streams import busy
+from streams import busy, foresight
 from streams.credentials import credentials
 from streams.drain import DrainingWorker
 from streams.metrics import WorkerMetrics
-from streams.transport.driver import BatchSchema
+from streams.transport.driver import BatchSchema, CommitHook
 from streams.watchdog import Cluster, Watchdog
 from streams.worker import Worker
 from telemetry import acls
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> faust.App:
     worker = Worker(settings, name, lambda: bool(app.should_stop))
     worker.warm_up()
     if timer is not None:
-        get_event_loop().run_until_complete(worker.look_ahead())
+        get_event_loop().run_until_complete(worker.foresight.look_ahead())
     app.fleetwatch = worker
     stall_s = max(p.stall_timeout_s, 2 * p.transaction_timeout_s + 30)  # a commit may rightly take so long
     watchdog = Watchdog(worker, Cluster(settings), stall_s, worker.fail)
@@ -111,7 +111,7 @@ def _handlers(app: Any, worker: Worker, watchdog: Watchdog) -> None:
     async def look_around() -> None:
         heir_of = {tp.partition for tp in app.assignor.assigned_standbys()}
         try:
-            await worker.look_around(app.consumer, heir_of)
+            await foresight.look_around(worker, app.consumer, heir_of)
         except Exception as exc:  # ends the process
             worker.fail(exc)
 
@@ -121,6 +121,18 @@ def _handlers(app: Any, worker: Worker, watchdog: Watchdog) -> None:
         except Exception as exc:  # ends the process
             worker.fail(exc)
             raise
+
+    _assignments(app, worker, commit)
+
+
+def _assignments(app: Any, worker: Worker, commit: CommitHook) -> None:
+    @app.on_partitions_revoked.connect
+    async def rest(app: Any, revoked: Any, **kwargs: Any) -> None:
+        del app, revoked, kwargs
+        try:
+            await worker.rest()
+        except Exception as exc:  # ends the process
+            worker.fail(exc)
 
     @app.on_rebalance_complete.connect
     async def own(app: Any, **kwargs: Any) -> None:

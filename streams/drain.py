@@ -13,6 +13,7 @@ from typing import Any
 
 import faust
 
+from streams import foresight
 from streams.worker import UnfinishedError
 
 #: Seconds from the signal to the end: less than Kubernetes' 30. Without work in hand there is nothing to finish.
@@ -35,7 +36,7 @@ class DrainingWorker(faust.Worker):
     async def _stop_on_signal(self, signal: signal.Signals) -> None:
         worker: Any = self.app.fleetwatch
         try:
-            await worker.farewell()
+            await foresight.farewell(worker, self.app.consumer)
         except Exception as exc:  # ends the process
             worker.fail(exc)
         await super()._stop_on_signal(signal)

@@ -35,7 +35,7 @@ log = logging.getLogger("fleetwatch.foresight")
 PASSES, SHORT_S = 3, 0.5
 ANSWER_S = 5.0
 #: A worker that leaves waits so long for its heirs at most, and so long for the first word of any.
-FAREWELL_S, SILENCE_S = 10.0, 4.0
+FAREWELL_S, SILENCE_S = 15.0, 4.0
 LOOK_S = 0.25
 #: So many heirs each restore all that the leaving worker has.
 FEW = 4
@@ -121,8 +121,16 @@ class Foresight:
             log.info("the group cannot be asked for its members: %s", exc)
             return {}
 
+    @property
+    def wanted(self) -> bool:
+        """Whether rows may be parked, and notes be sent with a commit."""
+        p = self._settings.processing
+        return p.keep_revoked_s > 0 and p.guarantee == "exactly_once"
+
     async def look_ahead(self) -> None:
-        """Before joining: restore what the group will give us."""
+        """Before joining: restore what the group will give us, so that the others need not stand still as long."""
+        if not self.wanted:
+            return
         held = await self.members()
         if not any(held.values()):
             return
@@ -166,7 +174,10 @@ class Foresight:
         self.ready.clear()
 
     async def _read(self, partitions: Sequence[int]) -> None:
-        """Hold these partitions' rows as if they had been taken from us."""
+        """Hold these partitions' rows as if they had been taken from us.
+
+        What is whole is kept when it is stopped; rows that an unfinished later pass has brought are read once more.
+        """
         if not partitions:
             return
         began, records = time.monotonic(), 0
@@ -175,24 +186,21 @@ class Foresight:
         for at in parts:
             self._owned.parked.pop(at, None)
         try:
-            for _ in range(PASSES):
+            for i in range(PASSES):
                 started = time.monotonic()
-                reading = await self._pass(since)
+                reading = await self._pass(since, again=i > 0)
                 since, records = dict(reading.ends), records + reading.found.records
                 if time.monotonic() - started < SHORT_S:
                     break
-        except BaseException:
-            self._core.release({self._core.owner(*at) for at in parts})
-            raise
-        for at in parts:
-            self._owned.parked[at] = Parked(NOWHERE, since[at[1]], time.monotonic())
+        finally:
+            self._core.release({self._core.owner(*at) for at in parts if at not in self._owned.parked})
         log.info("read ahead: partitions %s, %d records in %.2f s", partitions, records, time.monotonic() - began)
 
     def _since(self, at: TopicPart) -> int:
         parked = self._owned.parked.get(at)
         return parked.since if parked else 0
 
-    async def _pass(self, since: Mapping[int, int]) -> Reading:
+    async def _pass(self, since: Mapping[int, int], *, again: bool) -> Reading:
         loop, retry = asyncio.get_running_loop(), self._patience.retry
         topics = self._core.topics
         wanted = {
@@ -200,12 +208,14 @@ class Foresight:
             for p, start in since.items()
         }
         reading = await loop.run_in_executor(None, retry, lambda: self._changelog.begin(wanted), "reading ahead")
-        self._reading = reading
+        self._reading, first = reading, set(reading.left)
         try:
             while reading.left or self._stopped:
                 if self._stopped:
                     raise RestoreStoppedError
                 portion = await loop.run_in_executor(None, retry, reading.next, "reading ahead")
+                if again and not self._parked(portion.partition):
+                    continue
                 if portion.gone:
                     self._core.forget(portion.gone, portion.owners)
                 for rows in slices(portion.rows):
@@ -213,16 +223,41 @@ class Foresight:
                         raise RestoreStoppedError
                     adopt(self._core, rows, reading.found)
                     await asyncio.sleep(0)
+                if portion.complete and (not again or self._parked(portion.partition)):
+                    self._park(portion.partition, reading.ends[portion.partition])
         finally:
             self._reading = None
             await loop.run_in_executor(None, reading.close)
+        for partition in since.keys() - first:
+            if not again or self._parked(partition):
+                self._park(partition, reading.ends[partition])
         return reading
+
+    def _parked(self, partition: int) -> bool:
+        """Whether what an earlier pass has brought is still held: a full table, or a recovery, lets go of it."""
+        return all((topic, partition) in self._owned.parked for topic in self._core.topics)
+
+    def _park(self, partition: int, since: int) -> None:
+        for topic in self._core.topics:
+            self._owned.parked[topic, partition] = Parked(NOWHERE, since, time.monotonic())
+
+
+async def look_around(worker: Any, consumer: Any, heir_of: set[int]) -> None:
+    """Prepare for the end of workers that are about to leave. heir_of : see `Foresight.inherit`."""
+    if not worker.foresight.wanted or worker.restoring.pending or not worker.holding:
+        return
+    generation = worker.owned.membership[0]
+    leaving, _ = read_notes(await consumer.notes(worker.parts_of_others()), generation)
+    if leaving and worker.holding and generation == worker.owned.membership[0] and not worker.leaving:
+        worker.foresight.inherit(leaving, heir_of)
+        worker.checkpoints.note = ready_note(generation, worker.foresight.ready)
 
 
 async def farewell(worker: Any, consumer: Any) -> None:
     """Say that we leave, and go on working until our heirs are ready. Called when the worker is to stop."""
-    if len(await worker.foresight.members()) < 2:
+    if not worker.foresight.wanted or not worker.holding or len(await worker.foresight.members()) < 2:
         return
+    worker.leaving = True
     began = time.monotonic()
     mine = {partition for _, partition in worker.owned.applied}
     while worker.holding and (now := time.monotonic()) - began < FAREWELL_S:

@@ -22,7 +22,7 @@ from streams.checkpoint import Checkpointer, CheckpointError, Loss, outlet_error
 from streams.core.effects import Effects
 from streams.declarations import Declarations
 from streams.drift_log import DriftLog
-from streams.foresight import Foresight, farewell, read_notes, ready_note
+from streams.foresight import Foresight
 from streams.holdings import Holdings
 from streams.outlet import Outlet, Patience, UndeliveredError
 from streams.ownership import Ownership, TopicPart
@@ -94,7 +94,7 @@ class Worker:
         self._misplaced: dict[TopicPart, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.newest_ts_ms: dict[TopicPart, int] = {}
-        self.restored = False
+        self.restored = self.leaving = False
         self.rebalances = self.recoveries = 0
         self.batches = self.records = self.alerts = 0
         self._drift_log = DriftLog()
@@ -122,30 +122,6 @@ class Worker:
         started = time.monotonic()
         warm_up(self.settings)
         log.info("kernels ready in %.1f s", time.monotonic() - started)
-
-    async def look_ahead(self) -> None:
-        """Restore what the group will give us, before joining it: the others need not stand still for so long."""
-        if self.settings.processing.keep_revoked_s:
-            await self.foresight.look_ahead()
-
-    async def look_around(self, consumer: Any, heir_of: set[int]) -> None:
-        """Begin to restore partitions of workers that are about to leave. heir_of : see `Foresight.inherit`."""
-        if not self._foresees or self.restoring.pending or not self._accepting:
-            return
-        generation = self.owned.membership[0]
-        leaving, _ = read_notes(await consumer.notes(self.parts_of_others()), generation)
-        if leaving and self._accepting and generation == self.owned.membership[0] and not self._stopping():
-            self.foresight.inherit(leaving, heir_of)
-            self.checkpoints.note = ready_note(generation, self.foresight.ready)
-
-    async def farewell(self) -> None:
-        """Before leaving: see `streams.foresight`."""
-        if self._foresees and self._accepting and self._consumer is not None:
-            await farewell(self, self._consumer)
-
-    @property
-    def _foresees(self) -> bool:
-        return self.publisher.results.transactional and self.settings.processing.keep_revoked_s > 0
 
     def parts_of_others(self) -> list[TopicPart]:
         """Partitions of the first input topic that are not ours; those of the same number in the other go along."""
@@ -335,6 +311,27 @@ class Worker:
         self.publisher.restart(*await loop.run_in_executor(None, self._outlets))
 
     # -- ownership -------------------------------------------------------------------------------------------
+
+    async def rest(self) -> None:
+        """Take no more events, and make final what is done: the partitions are about to be given anew.
+
+        Otherwise an event that comes behind the last commit would cost the whole state, see `_own`.
+        """
+        await self._undisturbed(self._rest())
+
+    async def _rest(self) -> None:
+        async with self._lock:
+            if not self._accepting:
+                return
+            self._pause()
+            try:
+                await self.checkpoints.run(self._consumer.commit_group)
+            except (KafkaException, UndeliveredError) as exc:
+                log.warning("the last checkpoint of a generation failed: %s", self._loss(exc))
+            except CheckpointError as exc:
+                if exc.loss is Loss.FENCED:
+                    raise
+                log.warning("the last checkpoint of a generation failed: %s", exc)
 
     async def own(self, consumer: Any) -> None:
         """Make the core hold the devices of the assigned partitions, as of their committed offsets.
