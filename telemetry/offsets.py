@@ -19,6 +19,14 @@ _PASSING = PASSING | {
 _PAUSE_S = 0.1
 
 
+def _answered(offset: int, at: TopicPartition) -> int:
+    """librdkafka 2.16 gives -1001, and no error, for a leader that did not answer in time; -1 is an answer."""
+    if offset < -1:
+        text = f"{at.topic}/{at.partition}: its leader does not answer"
+        raise KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT, text))
+    return offset
+
+
 def list_offsets(
     client: AdminClient, partitions: Mapping[str, int], spec: OffsetSpec, timeout_s: float
 ) -> dict[tuple[str, int], int]:
@@ -51,7 +59,9 @@ def offsets_of(
     while True:
         try:
             futures = client.list_offsets(wanted, request_timeout=timeout_s, isolation_level=isolation)
-            return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            return {
+                (tp.topic, tp.partition): _answered(future.result().offset, tp) for tp, future in futures.items()
+            }
         except KafkaException as exc:
             if exc.args[0].code() not in _PASSING or time.monotonic() > deadline:
                 raise
