@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from autoscaler import words
 from autoscaler.loop import REASONS
 from autoscaler.metrics import HELD, AutoscalerMetrics
-from fleetwatch import settings_cli
+from fleetwatch import asyncapi, settings_cli
 from streams.metrics import WorkerMetrics
 from telemetry import catalog, topics
 from telemetry.settings import Settings
@@ -97,6 +97,8 @@ def topics_page() -> str:
             f"co-partitioned with them: all but {', '.join(alone)}. Every producer must use the partitioner",
             "`murmur2_random` (Java's default; librdkafka's own default is another). `fleetwatch topics apply`",
             "makes what is missing, `fleetwatch topics list` shows what there is and where it differs.",
+            "[asyncapi.yaml](asyncapi.yaml) has each topic's messages, with headers, schemas and examples, and",
+            "who sends and receives them: AsyncAPI 3.0, for tools. [How to subscribe](subscribing.md).",
         ],
         _table(("topic", "holds", "key", "value", "partitions", "configuration"), body),
     )
@@ -187,6 +189,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "topics.md": topics_page,
     "catalog.md": catalog_page,
     "metrics.md": metrics_page,
+    "asyncapi.yaml": lambda: asyncapi.page(_defaults()),
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,24 +19,26 @@ _OWN_SHARE = (
 )
 
 
-def command(package: str, *, shared: str = "") -> list[str]:
+def command(package: str, *, shared: str = "", libraries: Sequence[str] = ()) -> list[str]:
     """What starts the program that is named as its package; append its arguments.
 
     shared : a folder below /usr/share that it looks for by name. If the package is not installed, the program sees
         an /usr/share of its own that holds nothing else.
+    libraries : packages of shared libraries that it needs beyond the C library. If the package is not installed,
+        these are from the cache, too.
 
     Skips the test where neither PATH nor apt has it.
     """
     if found := shutil.which(package):
         return [found]
-    folder = cache_dir() / "debian" / package
+    folder = _unpacked(package)
     path = folder / "usr/bin" / package
-    with locked(folder.parent / f"{package}.lock"):
-        if not path.is_file():
-            _unpack(package, folder)
     assert path.is_file(), f"Debian's package {package} has no usr/bin/{package}"
+    found_in = [str(each.parent) for name in libraries for each in _unpacked(name).glob("usr/lib/**/*.so.*")]
+    start = ["env", f"LD_LIBRARY_PATH={os.pathsep.join(dict.fromkeys(found_in))}"] if found_in else []
+    start.append(str(path))
     if not shared:
-        return [str(path)]
+        return start
     own = [
         "unshare",
         "--map-root-user",
@@ -50,7 +54,16 @@ def command(package: str, *, shared: str = "") -> list[str]:
         pytest.skip(
             f"{package} is not installed, and cannot be given its /usr/share: {tried.stderr.strip()[-200:]}"
         )
-    return [*own, str(path)]
+    return [*own, *start]
+
+
+def _unpacked(package: str) -> Path:
+    """The package's files, in the cache."""
+    folder = cache_dir() / "debian" / package
+    with locked(folder.parent / f"{package}.lock"):
+        if not folder.is_dir():
+            _unpack(package, folder)
+    return folder
 
 
 def _unpack(package: str, folder: Path) -> None:
