@@ -7,6 +7,8 @@ final will be done again.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 import threading
 from typing import Any
@@ -16,9 +18,13 @@ import faust
 from streams import foresight
 from streams.worker import UnfinishedError
 
+log = logging.getLogger("fleetwatch.worker")
+
 #: Seconds from the signal to the end: less than Kubernetes' 30. Without work in hand there is nothing to finish.
 DRAIN_S = 25.0
 DRAIN_IDLE_S = 10.0
+#: The last question and commit of a farewell may take so much longer.
+FAREWELL_MORE_S = 2.0
 
 
 class DrainingWorker(faust.Worker):
@@ -36,7 +42,10 @@ class DrainingWorker(faust.Worker):
     async def _stop_on_signal(self, signal: signal.Signals) -> None:
         worker: Any = self.app.fleetwatch
         try:
-            await foresight.farewell(worker, self.app.consumer)
+            farewell = foresight.farewell(worker, self.app.consumer)
+            await asyncio.wait_for(farewell, foresight.FAREWELL_S + FAREWELL_MORE_S)
+        except TimeoutError:
+            log.warning("the group was not told that this worker leaves: its brokers do not answer")
         except Exception as exc:  # ends the process
             worker.fail(exc)
         await super()._stop_on_signal(signal)

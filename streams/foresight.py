@@ -35,7 +35,7 @@ log = logging.getLogger("fleetwatch.foresight")
 PASSES, SHORT_S = 3, 0.5
 ANSWER_S = 5.0
 #: A worker that leaves waits so long for its heirs at most, and so long for the first word of any.
-FAREWELL_S, SILENCE_S = 15.0, 4.0
+FAREWELL_S, SILENCE_S = 12.0, 4.0
 LOOK_S = 0.25
 #: So many heirs each restore all that the leaving worker has.
 FEW = 4
@@ -255,7 +255,9 @@ async def look_around(worker: Any, consumer: Any, heir_of: set[int]) -> None:
 
 async def farewell(worker: Any, consumer: Any) -> None:
     """Say that we leave, and go on working until our heirs are ready. Called when the worker is to stop."""
-    if not worker.foresight.wanted or not worker.holding or len(await worker.foresight.members()) < 2:
+    if not (worker.foresight.wanted and worker.restored and worker.holding):
+        return
+    if len(await worker.foresight.members()) < 2:
         return
     worker.leaving = True
     began = time.monotonic()
