@@ -45,7 +45,7 @@ def draw(runs: Mapping[str, World], path: Path) -> None:
         bottom.plot(hours, np.maximum(_worst(world.lag), 0.5), **style)
     middle.set_ylabel("replicas")
     middle.set_ylim(0, traffic.partitions + 1)
-    middle.legend(fontsize=7, ncols=2, loc="upper left")
+    middle.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False)
     bottom.axhline(SLO_S, color="#bb0000", linewidth=0.8, linestyle="--")
     bottom.text(hours[-1], SLO_S * 1.1, "SLO 30 s", ha="right", fontsize=7, color="#bb0000")
     bottom.set_yscale("log")
