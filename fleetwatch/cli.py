@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dlq": ("fleetwatch.dlq_cli:dlq", "Look at refused records (dead letters), and send them again."),
     "scorecard": ("fleetwatch.scorecard_cli:scorecard", "Score the alerts against the faults that were injected."),
     "top": ("fleetwatch.top:top", "Watch rates, lag, workers and open alerts in the terminal."),
+    "health": ("fleetwatch.health_cli:health", "Say whether a role works, for health checks of containers."),
     "topics": ("fleetwatch.topics_cli:topics", "Create the topics, or show what exists."),
     "schemas": ("fleetwatch.schemas_cli:schemas", "List the Avro schemas, check a change, tell readers of it."),
     "catalog": ("fleetwatch.catalog_cli:catalog", "Show the signal catalogue."),
