@@ -46,7 +46,7 @@ def end(*_):
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
 print("begins", flush=True)
-http.server.ThreadingHTTPServer((os.environ["POD_IP"], 8080), Page).serve_forever()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Page).serve_forever()
 """
 
 
@@ -319,6 +319,38 @@ except kubernetes.client.ApiException as error:
     said = kubelet.logs(cluster.namespace, name)
     assert said.startswith("403")
     assert f"system:serviceaccount:{cluster.namespace}:default" in said
+
+
+def test_pods_find_each_other_by_name_and_the_node_at_its_loopback(
+    cluster: Cluster, kubelet: Kubelet, control_plane: ControlPlane
+) -> None:
+    service = {
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "None", "ports": [{"port": 8080}]},
+    }
+    cluster.api.post(f"/api/v1/namespaces/{cluster.namespace}/services", service)
+    for name in ("one", "two"):  # both listen on all their addresses, on one port
+        made = pod(name, container())
+        made["metadata"]["labels"] = {"app": "web"}
+        cluster.run(made)
+    addresses = {cluster.until_ready(name)["podIP"] for name in ("one", "two")}
+    port = control_plane.url.rpartition(":")[2]
+    asks = f"""
+import json, socket, time, urllib.request
+end, found = time.monotonic() + 20, set()
+while len(found) < 2 and time.monotonic() < end:
+    try:
+        found = {{at[4][0] for at in socket.getaddrinfo("web", 8080, socket.AF_INET, socket.SOCK_STREAM)}}
+    except socket.gaierror:
+        time.sleep(0.2)
+for address in found:
+    urllib.request.urlopen(f"http://{{address}}:8080/", timeout=5).read()
+socket.create_connection(("127.0.0.1", {port}), 5).close()
+print(json.dumps(sorted(found)))
+"""
+    name = cluster.run(pod("asks", container(asks), restartPolicy="Never"))
+    cluster.until(name, lambda found: found["status"]["phase"] in {"Succeeded", "Failed"}, "its end")
+    assert json.loads(kubelet.logs(cluster.namespace, name)) == sorted(addresses)
 
 
 def test_frozen_and_stopped_api_server_do_not_touch_pods(

@@ -98,6 +98,7 @@ class Kubelet:
             runner.thread.join(STOP_PATIENCE_S)
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._limits.close()
+        network.leave()
 
     def logs(self, namespace: str, pod: str, container: str = "") -> str:
         """What a Pod wrote, all its runs one after the other; of one container, or of all.
