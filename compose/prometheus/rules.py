@@ -1,7 +1,7 @@
 """The chart's rules, for the compose file. The rule: none is written here.
 
-`python compose/prometheus/rules.py [--check]` fills in what templates/prometheusrule.yaml does; docs/runbooks.md has
-a section for each alert.
+`python compose/prometheus/rules.py [--check]` fills in what templates/prometheusrule.yaml does.
+docs/runbooks.md has a section for each alert.
 """
 
 from __future__ import annotations
