@@ -66,9 +66,13 @@ chaos: setup ## Break 3 brokers and 3 workers at random, compare all results (SE
 	$(BIN)/python -m tests.chaos run --seed $(SEED) --kills $(KILLS) --broker-kills $(BROKER_KILLS) \
 	  --report docs/reliability.md
 
-lock: ## Make requirements/dev.lock anew from pyproject.toml (needs uv).
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header pyproject.toml --group dev -o requirements/dev.lock
+UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-header
+
+lock: ## Make requirements/*.lock and build.txt anew from pyproject.toml (needs uv).
+	$(UV_COMPILE) pyproject.toml --group dev -o requirements/dev.lock
+	$(UV_COMPILE) --no-annotate pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
+	echo hatchling | $(UV_COMPILE) --no-annotate - -c requirements/dev.lock -o requirements/build.txt
 
 audit: setup ## Check the lock's pins and hashes, then scan it for known vulnerabilities (needs a network).
 	$(BIN)/pytest -q tests/unit/test_security_lock.py
