@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test fuzz demo bench bench-autoscaler quality chaos lock audit clean help
+.PHONY: setup check test fuzz demo bench bench-peers bench-autoscaler quality chaos lock audit clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,11 @@ demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1
 
 bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
 	$(BIN)/python -m benchmarks.run
+
+PEERS ?=
+
+bench-peers: setup ## The common job in Kafka Streams, Flink, Bytewax, Quix, Faust and ours; writes docs/performance.md (PEERS="--only flink").
+	$(BIN)/python -m benchmarks.peers.run $(PEERS)
 
 bench-autoscaler: setup ## The scaling policy against KEDA's, the HPA's and Flink's on simulated traffic; writes docs/autoscaling-bench.md.
 	$(BIN)/python -m benchmarks.autoscaler.run
