@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,10 +31,16 @@ def _text(moment: Any) -> str:
 
 
 class KubeLeases:
-    """A `LeaseStore` on the API server. call_s : of each call, well below the lease's time."""
+    """A `LeaseStore` on the API server.
 
-    def __init__(self, kube: Kube, name: str, call_s: float) -> None:
-        self._kube, self._name, self._call_s = kube, name, call_s
+    Parameters
+    ----------
+    call_s : of each call, well below the lease's time.
+    owner : the workload as a reference, with its uid once that is known: the Lease goes when the workload goes.
+    """
+
+    def __init__(self, kube: Kube, name: str, call_s: float, owner: Callable[[], Mapping[str, str]] = dict) -> None:
+        self._kube, self._name, self._call_s, self._owner = kube, name, call_s, owner
         self._api = kube.coordination
         self._metadata: Any = None  # of the object as it was read: what others put there stays
 
@@ -100,6 +107,15 @@ class KubeLeases:
             version=found.metadata.resource_version,
         )
 
+    def _owners(self) -> list[Any] | None:
+        from kubernetes import client
+
+        owner = self._owner()
+        if "uid" not in owner:
+            return None  # given with a later renewal
+        named = {key: owner[key] for key in ("kind", "name", "uid")}
+        return [client.V1OwnerReference(api_version=owner["apiVersion"], **named)]
+
     def _body(self, record: Record) -> Any:
         from kubernetes import client
 
@@ -112,7 +128,7 @@ class KubeLeases:
                 namespace=self._kube.namespace,
                 annotations={name: text for name, text in notes.items() if text},
                 labels=before.labels if before else None,
-                owner_references=before.owner_references if before else None,
+                owner_references=(before.owner_references if before else None) or self._owners(),
                 finalizers=before.finalizers if before else None,
                 resource_version=record.version or None,
             ),

@@ -83,7 +83,9 @@ def cluster(settings: Settings) -> Cluster | None:
         return None
     kube = connect(a.namespace)
     target = ScaleTarget(kube, a.target, a.name)
-    store = None if a.dry_run else KubeLeases(kube, lease_name(settings), min(CALL_S, a.lease_s / 5))
+    store = (
+        None if a.dry_run else KubeLeases(kube, lease_name(settings), min(CALL_S, a.lease_s / 5), target.reference)
+    )
     needed, useful = target.rights(scales=not a.dry_run, pods=a.metrics == "pods")
     if store is not None:
         needed += store.rights()
