@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,13 +53,23 @@ def plain(value: Any) -> Any:
     return value
 
 
+@cache
+def _known() -> catalog.CatalogSet:
+    return catalog.load()
+
+
+def _entry(name: str) -> catalog.Catalog:
+    """The newest version of an entry that ships with the project."""
+    return _known().latest(name)
+
+
 def _avro(name: str, title: str, value: bytes, device: str = DEVICE) -> Example:
     return Example(title, device.encode(), value, plain(codec.decode(name, value)), {})
 
 
-def _frame(entry: str, device: str, steps: int) -> bytes:
+def _frame(name: str, device: str, steps: int) -> bytes:
     """Signals in the middle of their ranges, rising by a grain each step."""
-    known = catalog.load().latest(entry)
+    known = _entry(name)
     middle = [((s.min or 0.0) + (s.max or 0.0)) / 2 for s in known.signals]
     rising = np.round(np.array(middle) / GRAIN) * GRAIN + GRAIN * np.arange(steps)[:, None]
     period_us = round(known.period_ms * 1000)
@@ -73,14 +84,14 @@ def _frames() -> list[Example]:
 def _window() -> dict[str, Any]:
     return {
         "device_id": DEVICE,
-        "catalog": catalog.load().latest("vehicle.can").key,
+        "catalog": _entry("vehicle.can").key,
         "window_start": T_US,
         "window_us": WINDOW_US,
     }
 
 
 def _features() -> list[Example]:
-    signals = len(catalog.load().latest("vehicle.can").signals)
+    signals = len(_entry("vehicle.can").signals)
     level = {name: [10.5] * signals for name in ("mean", "min", "max", "last")}
     still = {name: [0.0] * signals for name in ("std", "slope", "roc_max", "missing")}
     record = {**_window(), "hop_us": WINDOW_US, "rows": 30, "count": [30.0] * signals, **level, **still}
@@ -89,7 +100,7 @@ def _features() -> list[Example]:
 
 def _scores() -> list[Example]:
     said = {"detector": "relations", "detector_version": 4, "surprise": 17.25, "ts": T_US + 500_000}
-    signal = catalog.load().latest("vehicle.can").columns[0]
+    signal = _entry("vehicle.can").columns[0]
     return [_avro("score", "score", codec.encode("score", {**_window(), **said, "signal": signal}))]
 
 
@@ -102,7 +113,7 @@ def _state() -> list[Example]:
 
 def _truth_record() -> dict[str, Any]:
     """As a simulator has it before it is encoded."""
-    entry = catalog.load().latest("vehicle.ev")
+    entry = _entry("vehicle.ev")
     return {
         "fault_id": f"battery_cell_drift-{T_US // 1_000_000}-1:{DEVICE}",
         "device_id": DEVICE,
@@ -122,18 +133,18 @@ def _truth() -> list[Example]:
 
 def _devices() -> list[Example]:
     said = {"model": "EV-77", "firmware": "3.1.0", "since": T_US, "attributes": {"site": "north"}}
-    record = {"device_id": DEVICE, "catalog": catalog.load().latest("vehicle.ev").key, **said}
+    record = {"device_id": DEVICE, "catalog": _entry("vehicle.ev").key, **said}
     return [_avro("device", "device", codec.encode("device", record))]
 
 
 def alert(state: AlertState) -> Alert:
     """An event of one episode: one window a state."""
-    signal = next(s for s in catalog.load().latest("vehicle.ev").signals if s.name.endswith("CellVoltage.Min"))
+    signal = next(s for s in _entry("vehicle.ev").signals if s.name.endswith("CellVoltage.Min"))
     guilty = (GuiltySignal(signal.name, signal.unit, 3.42, 3.73, 17.25),)
     return Alert(
         id=f"{DEVICE}/{rfc3339(T_US)}",
         device_id=DEVICE,
-        catalog=catalog.load().latest("vehicle.ev").key,
+        catalog=_entry("vehicle.ev").key,
         kind="relation",
         state=state,
         severity=Severity.MAJOR,

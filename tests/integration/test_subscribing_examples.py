@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from alerts_made import made
+from alerts_made import ONSET_US, made
 from debian_programs import command
 from real_worker import environment, wait_for
+from secure_kafka import SecureKafka, grant, secure_kafka
 
 from fleetwatch import reference
 from fleetwatch.kafka import artifacts
@@ -41,14 +42,30 @@ STORY = [
     made("gpu-1", UPDATE, Severity.CRITICAL, span_s=63),
 ]
 #: What a worker wrote and took back, in the midst of a partition whose end is read, too.
-TAKEN_BACK = made("gpu-1", UPDATE, Severity.INFO, span_s=70)
+TAKEN_BACK = [
+    made("gpu-1", UPDATE, Severity.INFO, span_s=70),
+    made("gpu-1", OPEN, Severity.CRITICAL, onset_us=ONSET_US + 1_000_000),
+]
 END = made("gpu-1", RESOLVED, Severity.CRITICAL, span_s=90)
 TOLD = [*STORY, END]
 
 
+def tell(settings: Settings) -> None:
+    """A committed transaction, an aborted one, a committed one: the topic holds `TOLD` to who reads committed."""
+    client = producer(settings, transactional_id=f"{settings.topics.prefix}-worker")
+    client.init_transactions(30)
+    for alerts, committed in ((STORY, True), (TAKEN_BACK, False), ([END], True)):
+        client.begin_transaction()
+        for alert in alerts:
+            key, value, headers = alert.to_message()
+            client.produce(topics(settings).alerts.name, key=key, value=value, headers=headers)
+        assert client.flush(20) == 0
+        client.commit_transaction(20) if committed else client.abort_transaction(20)
+
+
 @pytest.fixture
 def story(kafka_bootstrap: str, topic_prefix: str) -> Settings:
-    """A committed transaction, an aborted one, a committed one: the topic holds `TOLD` to who reads committed."""
+    """The story is told in a topic of this test's own."""
     settings = contract.load(
         environ={},
         kafka={"bootstrap": kafka_bootstrap},
@@ -56,15 +73,7 @@ def story(kafka_bootstrap: str, topic_prefix: str) -> Settings:
         processing={"group": topic_prefix},
     )
     ensure(settings, (topics(settings).alerts,))
-    client = producer(settings, transactional_id=f"{topic_prefix}-worker")
-    client.init_transactions(30)
-    for alerts, committed in ((STORY, True), ([TAKEN_BACK], False), ([END], True)):
-        client.begin_transaction()
-        for alert in alerts:
-            key, value, headers = alert.to_message()
-            client.produce(topics(settings).alerts.name, key=key, value=value, headers=headers)
-        assert client.flush(20) == 0
-        client.commit_transaction(20) if committed else client.abort_transaction(20)
+    tell(settings)
     return settings
 
 
@@ -109,10 +118,19 @@ def of_one_device(alerts: list[Alert], device: str) -> list[Alert]:
 
 
 def test_the_page_has_these_programs_and_each_reads_what_is_committed() -> None:
-    assert set(EXAMPLES) == {"python", "python-commit", "kcat", "kcat-group", "java", "java-run"}
-    for name, text in EXAMPLES.items():
-        if name == "java-run":
-            continue
+    assert set(EXAMPLES) == {
+        "python",
+        "python-commit",
+        "kcat",
+        "kcat-group",
+        "java",
+        "java-run",
+        "librdkafka-tls",
+        "librdkafka-certificate",
+        "java-tls",
+    }
+    for name in ("python", "python-commit", "kcat", "kcat-group", "java"):
+        text = EXAMPLES[name]
         assert re.search(r'isolation\.level(=|": "|", ")read_committed', text), name
     assert PAGE.count("```python") + PAGE.count("```java") == 3  # none is without its mark
     assert len([line for line in EXAMPLES["python"].splitlines() if line.strip()]) == 10
@@ -123,7 +141,10 @@ def test_the_page_has_these_programs_and_each_reads_what_is_committed() -> None:
 def test_python(story: Settings, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(EXAMPLES["python"], encoding="utf-8")
     with running(story, tmp_path, sys.executable, "example.py") as lines:
-        got = whole(lines, len(TOLD))
+        check_python(whole(lines, len(TOLD)))
+
+
+def check_python(got: list[str]) -> None:
     expected = [f"{a.severity.value} {a.state.value} {a.device_id} {a.sentence}" for a in TOLD]
     assert sorted(got) == sorted(expected)
     assert [line for line in got if "gpu-1" in line] == [line for line in expected if "gpu-1" in line]
@@ -139,8 +160,8 @@ def test_python_that_commits(story: Settings, tmp_path: Path) -> None:
 
     with running(story, tmp_path, sys.executable, "example.py") as lines:
         got = whole(lines, 1)
-        # behind the last of each partition: 5 alerts with that which was taken back, and the transactions' markers
-        wait_for(lambda: committed() >= len(TOLD) + 1, PATIENCE_S, "the commit")
+        # in each partition behind its last alert, what was taken back included
+        wait_for(lambda: committed() >= len(TOLD) + len(TAKEN_BACK), PATIENCE_S, "the commit")
     assert got == [f"{STORY[0].event_id} major {STORY[0].sentence}"]
 
 
@@ -156,17 +177,27 @@ def shell(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_kcat_shows_all_and_ends(story: Settings, tmp_path: Path, shell: dict[str, str]) -> None:
+def run_kcat(settings: Settings, folder: Path, **more: str) -> str:
+    """What it writes until it ends by itself."""
     done = subprocess.run(
         ["sh", "-c", EXAMPLES["kcat"]],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
-        env=environment(**variables(story), **shell),
+        cwd=folder,
+        env=environment(**{**variables(settings), **more}),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    got = [line.partition(" ") for line in done.stdout.splitlines()]
+    return done.stdout
+
+
+def test_kcat_shows_all_and_ends(story: Settings, tmp_path: Path, shell: dict[str, str]) -> None:
+    check_kcat(run_kcat(story, tmp_path, **shell))
+
+
+def check_kcat(stdout: str) -> None:
+    got = [line.partition(" ") for line in stdout.splitlines()]
     assert sorted(key for key, _, _ in got) == sorted(a.device_id for a in TOLD)
     data = [json.loads(value) for _, _, value in got]
     assert [d for d in data if d["device"] == "gpu-1"] == [a.to_data() for a in of_one_device(TOLD, "gpu-1")]
@@ -194,14 +225,71 @@ def need_java() -> None:
         pytest.skip("no `java` with a compiler on PATH: install a JDK (11 or newer) to run the Java example")
 
 
-def test_java(story: Settings, tmp_path: Path) -> None:
+def check_java(settings: Settings, folder: Path, text: str) -> None:
     need_java()
-    (tmp_path / "AlertSubscriber.java").write_text(EXAMPLES["java"], encoding="utf-8")
+    (folder / "AlertSubscriber.java").write_text(text, encoding="utf-8")
     for jar in artifacts.class_path():
-        (tmp_path / jar.name).symlink_to(jar)
-    with running(story, tmp_path, "sh", "-c", EXAMPLES["java-run"], LC_ALL="C.UTF-8") as lines:
+        (folder / jar.name).symlink_to(jar)
+    with running(settings, folder, "sh", "-c", EXAMPLES["java-run"], LC_ALL="C.UTF-8") as lines:
         got = [line.split(" ", 2) for line in whole(lines, len(TOLD))]
     assert sorted(got) == sorted([a.state.ce_type, a.device_id, a.to_message()[1].decode()] for a in TOLD)
     assert [kind for kind, device, _ in got if device == "gpu-1"] == [
         a.state.ce_type for a in of_one_device(TOLD, "gpu-1")
     ]
+
+
+def test_java(story: Settings, tmp_path: Path) -> None:
+    check_java(story, tmp_path, EXAMPLES["java"])
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    with secure_kafka(tmp_path_factory.mktemp("secure")) as made:
+        yield made
+
+
+@pytest.fixture
+def closed(secure: SecureKafka, topic_prefix: str, tmp_path: Path) -> Settings:
+    """The story on a broker where only roles may do anything; a subscriber's settings, `ca.pem` beside it."""
+    admin = secure.settings("admin", topic_prefix)
+    ensure(admin, (topics(admin).alerts,))
+    grant(admin, {"worker": ["User:worker"], "subscriber": ["User:subscriber"]})
+    tell(secure.settings("worker", topic_prefix))
+    (tmp_path / "ca.pem").write_bytes(Path(secure.authority.path).read_bytes())
+    return secure.settings("subscriber", topic_prefix)
+
+
+def options(name: str, settings: Settings) -> dict[str, str]:
+    """What the page tells to set, with this user's name and password in the place of the page's."""
+    text = EXAMPLES[name].replace("the password", settings.kafka.password() or "").replace("pager", "subscriber")
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def with_options(text: str, added: dict[str, str], colon: str) -> str:
+    """The program with more entries in its mapping."""
+    last = '"auto.offset.reset"' + colon + '"earliest"'
+    assert text.count(last) == 1
+    return text.replace(last, ", ".join([last, *(json.dumps(k) + colon + json.dumps(v) for k, v in added.items())]))
+
+
+def test_python_with_tls_and_a_password(closed: Settings, tmp_path: Path) -> None:
+    text = with_options(EXAMPLES["python"], options("librdkafka-tls", closed), ": ")
+    (tmp_path / "example.py").write_text(text, encoding="utf-8")
+    with running(closed, tmp_path, sys.executable, "example.py") as lines:
+        check_python(whole(lines, len(TOLD)))
+
+
+def test_kcat_with_a_certificate(
+    secure: SecureKafka, closed: Settings, tmp_path: Path, shell: dict[str, str]
+) -> None:
+    """Debian 12's has a librdkafka whose SCRAM Kafka 4 refuses; the page says so."""
+    pair = secure.certificates["subscriber"]
+    for name, there in (("pager.pem", pair.certificate), ("pager.key", pair.key)):
+        (tmp_path / name).symlink_to(there)
+    (tmp_path / "kafka.properties").write_text(EXAMPLES["librdkafka-certificate"])
+    where = {"KAFKA": f"127.0.0.1:{secure.certificate_port}", "KCAT_CONFIG": "kafka.properties"}
+    check_kcat(run_kcat(closed, tmp_path, **shell, **where))
+
+
+def test_java_with_tls_and_a_password(closed: Settings, tmp_path: Path) -> None:
+    check_java(closed, tmp_path, with_options(EXAMPLES["java"], options("java-tls", closed), ", "))
