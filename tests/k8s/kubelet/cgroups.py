@@ -8,6 +8,7 @@ from pathlib import Path
 PERIOD_US = 100_000
 #: The kernel's least.
 QUOTA_MIN_US = 1_000
+PREFIX = "fleetwatch-kubelet-"
 ROOT = Path("/sys/fs/cgroup")
 
 
@@ -20,8 +21,9 @@ class CpuLimits:
     def __init__(self) -> None:
         self._two = (ROOT / "cgroup.controllers").exists()
         base = ROOT if self._two else ROOT / "cpu"
-        self._own = base / f"fleetwatch-kubelet-{os.getpid()}"
+        self._own = base / f"{PREFIX}{os.getpid()}"
         self.why = ""
+        self._clean()
         try:
             if self._two:
                 (ROOT / "cgroup.subtree_control").write_text("+cpu")
@@ -56,7 +58,20 @@ class CpuLimits:
 
     def close(self) -> None:
         if not self.why:
-            _remove(self._own)
+            _remove_all(self._own)
+
+    def _clean(self) -> None:
+        """Remove the groups of processes that are no more."""
+        for group in self._own.parent.glob(f"{PREFIX}*"):
+            if not Path(f"/proc/{group.name.removeprefix(PREFIX)}").exists():
+                _remove_all(group)
+
+
+def _remove_all(group: Path) -> None:
+    for inner in group.iterdir():
+        if inner.is_dir():
+            _remove(inner)
+    _remove(group)
 
 
 def _remove(group: Path) -> None:
