@@ -34,7 +34,7 @@ from telemetry.settings import Settings
 from telemetry.topics import ensure
 
 #: How often it is asked whether other workers are about to leave.
-LOOK_AROUND_S = 1.0
+LOOK_AROUND_S = 0.5
 
 
 def create_app(settings: Settings) -> faust.App:

@@ -20,13 +20,12 @@ from confluent_kafka import KafkaException
 from faust.assignor.client_assignment import CopartitionedAssignment
 from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 
-from streams.changelog import Changelog, Reading, RestoreStoppedError, Wanted
+from streams.changelog import Changelog, Reading, RestoreStoppedError, Wanted, connected
 from streams.core.core import Core
 from streams.core.state import adopt
 from streams.outlet import Patience
 from streams.ownership import Ownership, Parked, TopicPart
 from streams.restoring import slices
-from telemetry import clients
 from telemetry.settings import Settings
 
 log = logging.getLogger("fleetwatch.foresight")
@@ -37,7 +36,7 @@ ANSWER_S = 5.0
 #: A worker that leaves waits so long for its heirs at most, and so long for the first word of any.
 FAREWELL_S, SILENCE_S = 12.0, 4.0
 LOOK_S = 0.25
-#: So many heirs each restore all that the leaving worker has.
+#: So many heirs, if they are more than two, each restore all that the leaving worker has.
 FEW = 4
 #: No partition's work has come so far: its rows are never taken for those of a committed offset.
 NOWHERE = -1
@@ -53,6 +52,33 @@ def expected(held: Mapping[str, Iterable[int]], partitions: int, topics: Iterabl
     return set(CopartitionedAssignor(names, group, partitions, replicas=1).get_assignment()[""].actives)
 
 
+def inherited(
+    held: Mapping[str, Iterable[int]],
+    me: str,
+    leaving: set[int],
+    standby_of: set[int],
+    partitions: int,
+    topics: Iterable[str],
+) -> set[int]:
+    """Which of the leaving members' partitions we should restore.
+
+    held : of every member. standby_of : partitions for which the assignor's plan has us as the standby. Where one
+    other stays, it is the standby of the rest, so that Faust's assignor can be asked. Among a few anybody may be given
+    any of them; in a larger group it is mostly the standby.
+    """
+    names = set(topics)
+    staying = {name: set(some) for name, some in held.items() if not set(some) <= leaving or name == me}
+    if me not in staying or len(staying) > FEW:
+        return leaving & standby_of
+    if len(staying) > 2:
+        return set(leaving)
+    group = {
+        name: CopartitionedAssignment(some, standby_of - some if name == me else leaving - standby_of, names)
+        for name, some in staying.items()
+    }
+    return leaving & set(CopartitionedAssignor(names, group, partitions, replicas=1).get_assignment()[me].actives)
+
+
 def members(settings: Settings, topics: Iterable[str]) -> dict[str, set[int]]:
     """Partition numbers by member id of the workers' group; none if there is no such group.
 
@@ -61,7 +87,7 @@ def members(settings: Settings, topics: Iterable[str]) -> dict[str, set[int]]:
     KafkaException : no answer, or no right to ask.
     """
     group, names = settings.processing.group, set(topics)
-    client = clients.admin(settings)  # its futures end with it
+    client = connected(settings, next(iter(names)))  # its futures end with it
     future = client.describe_consumer_groups([group], request_timeout=ANSWER_S)[group]
     return {
         member.member_id: {at.partition for at in member.assignment.topic_partitions if at.topic in names}
@@ -142,17 +168,17 @@ class Foresight:
     def inherit(self, leaving: set[int], heir_of: set[int]) -> None:
         """Restore what we may be given of these, in the background, unless that is under way or done.
 
-        heir_of : partitions of which the assignor's plan has us as the standby.
+        heir_of : see `standby_of` of `inherited`.
         """
         if self._task is None and not leaving <= self.ready:
             self._task = asyncio.ensure_future(self._inherit(leaving, heir_of))
             self._task.add_done_callback(self._done)
 
     async def _inherit(self, leaving: set[int], heir_of: set[int]) -> None:
-        """Among few anybody may be given any of them, in a larger group it is mostly the standby."""
-        held = await self.members()
-        few = sum(not some <= leaving for some in held.values()) <= FEW
-        await self._read(sorted((leaving if few else leaving & heir_of) - self._owned_numbers()))
+        held, me = await self.members(), self._owned.membership[1]
+        n = self._settings.topics.partitions
+        wanted = inherited(held, me, leaving, heir_of, n, self._core.topics)
+        await self._read(sorted(wanted - self._owned_numbers()))
         self.ready |= leaving
 
     def _owned_numbers(self) -> set[int]:

@@ -8,7 +8,7 @@ from faust.assignor.client_assignment import CopartitionedAssignment
 from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 
 from streams.core.staterow import Splitter
-from streams.foresight import expected, leaving_note, read_notes, ready_note
+from streams.foresight import FEW, expected, inherited, leaving_note, read_notes, ready_note
 from telemetry import codec
 
 TOPICS = ("t.vehicle", "t.device")
@@ -34,6 +34,28 @@ def test_a_worker_that_comes_knows_what_it_will_be_given(members, partitions):
     truth = assigned(held | {"new": set()}, partitions)["new"]
     assert guess == truth
     assert len(guess) >= partitions // (members + 1)
+
+
+@pytest.mark.parametrize(("members", "partitions"), [(2, 4), (3, 6), (3, 12), (4, 12), (7, 24)])
+def test_what_a_worker_leaves_is_foreseen_by_those_who_get_it(members, partitions):
+    names = [f"member-{i}" for i in range(members)]
+    group = {name: CopartitionedAssignment(topics=set(TOPICS)) for name in names}
+    for _ in range(2):  # a second time, so that standbys are settled
+        group = dict(CopartitionedAssignor(TOPICS, group, partitions, replicas=1).get_assignment())
+    held = {name: set(a.actives) for name, a in group.items()}
+    standbys = {name: set(a.standbys) for name, a in group.items()}
+    leaver = names[-1]
+    stay = {name: a for name, a in group.items() if name != leaver}
+    truth = CopartitionedAssignor(TOPICS, stay, partitions, replicas=1).get_assignment()
+    for name in names[:-1]:
+        guess = inherited(held, name, held[leaver], standbys[name], partitions, TOPICS)
+        got = set(truth[name].actives) - held[name]
+        if members <= 3:
+            assert guess == got
+        elif members <= FEW + 1:
+            assert guess == held[leaver]
+        else:
+            assert guess == held[leaver] & standbys[name]
 
 
 def test_notes_are_of_a_generation():
