@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test fuzz demo bench bench-autoscaler quality chaos lock audit clean help
+.PHONY: setup check test compose-test fuzz demo bench bench-autoscaler quality chaos lock audit clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ TESTERS ?= 3
 
 test: setup ## All tests (under 15 minutes on two cores; TESTERS=1: one after the other).
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile
+
+compose-test: setup ## The image and docker-compose.yml, executed (root, Docker; base images made where none can be pulled).
+	$(BIN)/pytest -x -s tests/compose
 
 FUZZ_SECONDS ?= 300
 FUZZ_SEED ?= 1
