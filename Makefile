@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup check test compose-test fuzz demo bench bench-autoscaler quality chaos lock audit clean help
+.PHONY: setup check test compose-test k8s-test fuzz demo bench bench-peers bench-autoscaler quality chaos lock audit clean help
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ TESTERS ?= 3
 test: setup ## All tests (under 15 minutes on two cores; TESTERS=1: one after the other).
 	$(BIN)/pytest -n $(TESTERS) --dist loadfile
 
+k8s-test: setup ## The chart and the autoscaler on a real control plane (root; Go builds it once: nine minutes).
+	$(BIN)/pytest tests/k8s
+
 compose-test: setup ## The image and docker-compose.yml, executed (root, Docker; base images made where none can be pulled).
 	$(BIN)/pytest -x -s tests/compose
 
@@ -52,6 +55,11 @@ demo: setup ## A fleet, faults, alerts and a killed worker (SECONDS=90; REPLAY=1
 
 bench: setup ## The common job through the real worker, against a reference; writes benchmarks/results.json.
 	$(BIN)/python -m benchmarks.run
+
+PEERS ?=
+
+bench-peers: setup ## The common job in Kafka Streams, Flink, Bytewax, Quix, Faust and ours; writes docs/performance.md (PEERS="--only flink").
+	$(BIN)/python -m benchmarks.peers.run $(PEERS)
 
 bench-autoscaler: setup ## The scaling policy against KEDA's, the HPA's and Flink's on simulated traffic; writes docs/autoscaling-bench.md.
 	$(BIN)/python -m benchmarks.autoscaler.run
