@@ -63,8 +63,8 @@ def inherited(
     """Which of the leaving members' partitions we should restore.
 
     held : of every member. standby_of : partitions for which the assignor's plan has us as the standby. Where one
-    other stays, it is the standby of the rest, so that Faust's assignor can be asked. Among a few anybody may be given
-    any of them; in a larger group it is mostly the standby.
+    other stays, it is the standby of the rest, so that Faust's assignor can be asked. Among a few anybody may be
+    given any of them; in a larger group it is mostly the standby.
     """
     names = set(topics)
     staying = {name: set(some) for name, some in held.items() if not set(some) <= leaving or name == me}
