@@ -1,7 +1,7 @@
 """The peers' environments, in the user's cache. The rule: one is used only when its installation came to its end.
 
-Python's have a virtual environment each, from pinned requirements; Java's are built by Maven into one folder, with
-a repository of its own. What has the same requirements or sources is made once.
+Python's have a virtual environment each, from pinned and hashed requirements; Java's are built by Maven into one
+folder, with a repository of its own. What has the same requirements or sources is made once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fleetwatch.kafka.paths import cache_dir, locked
 INSTALL_S = 1200.0
 TELL_S = 10.0
 _RUNTIME = re.compile(r"runtime: (.+)$", re.MULTILINE)
+_VERSION = re.compile(r'version "([^"]+)"')
 Say = Callable[[str], None]
 
 
@@ -99,7 +100,7 @@ def python(name: str, say: Say) -> Path:
         log = folder.with_name(folder.name + ".log")
         run([sys.executable, "-m", "venv", str(folder)], log, say, f"{name}: python -m venv")
         pip = [str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        run([*pip, "--no-deps", "-r", str(wanted)], log, say, f"{name}: pip install")
+        run([*pip, "--require-hashes", "-r", str(wanted)], log, say, f"{name}: pip install")
         run([str(interpreter), "-m", "pip", "check"], log, say, f"{name}: pip check")
 
     _once(folder, make)
@@ -148,6 +149,18 @@ def java(module: str, say: Say) -> tuple[Path, Path]:
 
     _once(folder, make)
     return jvm, folder / module / "target"
+
+
+def jvm_version() -> str:
+    """Of the JVM that the Java peers run on.
+
+    Raises
+    ------
+    CannotInstallError
+    """
+    told = subprocess.run([str(maven()[1]), "-version"], capture_output=True, text=True, timeout=60, check=False)
+    match = _VERSION.search(told.stderr)
+    return match[1] if match else "unknown"
 
 
 def command(peer: Peer, say: Say) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from confluent_kafka import TopicPartition
+from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from benchmarks import cluster, process
@@ -197,7 +197,7 @@ def run(
     return figures, verify.differences(given.want, given.devices, found["features"], found["alerts"])
 
 
-def _read(settings: Settings, topics: dict[str, str], wanted: dict[str, int]) -> dict[str, list[cluster.Message]]:
+def _read(settings: Settings, topics: dict[str, str], wanted: dict[str, int]) -> dict[str, list[Message]]:
     """The outputs' committed records, once there are as many as wanted or after 20 s."""
     end = time.monotonic() + OUTPUTS_S
     while True:

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 PYTHON = HERE / "python"
 JAVA = HERE / "java"
 EXACTLY_ONCE, AT_LEAST_ONCE = "exactly_once", "at_least_once"
-#: Pinned in requirements-<environment>.txt and java/pom.xml.
+#: Pinned in python/requirements-<environment>.lock and java/pom.xml.
 _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 _PROPERTY = re.compile(r"<([a-z.]+)\.version>([^<]+)</")
 
@@ -71,13 +71,13 @@ PEERS = (
     Peer("quix", "quix", "Quix Streams", "quix", "quix_job.py", 0.2,
          "one stateful function, state as bytes in RocksDB with changelog; commits each 5 s"),
     Peer("faust-take", "faust", "Faust, `take(1000)`, no Table", "faust", "faust_job.py", 0.05,
-         "state in a dict that is lost at the end; commits each 5 s", extra=("kind=take",)),
+         "uvloop; state in a dict that is lost at the end; commits each 5 s", extra=("kind=take",)),
     Peer("faust-table", "faust", "Faust, an event at a time, Table", "faust", "faust_job.py", 0.05,
-         "state as bytes in an in-memory Table with changelog; commits each 5 s", extra=("kind=table",)),
-    Peer("java-loop", "loops", "Java, a consumer's loop", "streams", "fleet.LoopJob", 1.0,
+         "uvloop; state as bytes in an in-memory Table with changelog; commits each 5 s", extra=("kind=table",)),
+    Peer("java-loop", "loops", "Java, a consumer's loop (kafka-clients)", "streams", "fleet.LoopJob", 1.0,
          "state in a HashMap that is lost at the end; commits each 5 s", floor=True),
-    Peer("python-loop", "loops", "Python, a consumer's loop", "bytewax", "loop_job.py", 1.0,
-         "confluent-kafka; state in a dict that is lost at the end; commits each 5 s", floor=True),
+    Peer("python-loop", "loops", "Python, a consumer's loop (confluent-kafka)", "bytewax", "loop_job.py", 1.0,
+         "state in a dict that is lost at the end; commits each 5 s", floor=True),
 )  # fmt: skip
 OURS = "ours"
 FAMILIES = (OURS, *dict.fromkeys(peer.family for peer in PEERS))
@@ -86,7 +86,8 @@ _PACKAGES = {"bytewax": "bytewax", "quix": "quixstreams", "faust": "faust-stream
 
 
 def requirements(environment: str) -> Path:
-    return PYTHON / f"requirements-{environment}.txt"
+    """Hashed pins of all that an environment holds, made from the `.in` beside it."""
+    return PYTHON / f"requirements-{environment}.lock"
 
 
 def version(peer: Peer) -> str:

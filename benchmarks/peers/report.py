@@ -29,7 +29,7 @@ def _guarantee(peer: Peer) -> str:
 
 
 def _median(row: dict[str, Any], field: str) -> float:
-    return statistics.median(run[field] for run in row["runs"])
+    return float(statistics.median(run[field] for run in row["runs"]))
 
 
 def spread(row: dict[str, Any], field: str, scale: float, digits: int) -> str:
@@ -86,6 +86,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
     mpl.rcParams["svg.hashsalt"] = "peers"
     samples = found["samples_per_message"]
@@ -111,7 +112,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    handles = [Patch(color=colour) for colour in colours.values()]
     axes.legend(handles, ["Fleetwatch", "stream processors", "a bare consumer's loop, nothing kept"], fontsize=8,
                 loc="lower right" if values[order[0]] < values[order[-1]] else "upper right")  # fmt: skip
     figure.savefig(path, metadata={"Date": None})
@@ -128,7 +129,8 @@ def section(found: dict[str, Any]) -> str:
     ]
     conditions = (
         f"Median of {found['repetitions']} runs (smallest-largest). {found['date']}: {machine}. "
-        f"Kafka {v['kafka']}, Python {v['python']}; the run took {found['minutes']:g} minutes."
+        f"Kafka {v['kafka']}, Python {v['python']}, Java {v.get('java', '-')}; "
+        f"the run took {found['minutes']:g} minutes."
     )
     return "\n".join(
         [

@@ -123,11 +123,16 @@ class Bench:
 def _install(bench: Bench, peers: tuple[Peer, ...]) -> dict[str, list[str]]:
     """How to start each peer that could be installed; the others are rows without figures."""
     found: dict[str, list[str]] = {}
+    failed: dict[tuple[bool, str], str] = {}  # what failed is not tried again for the next row
     for peer in peers:
+        kind = peer.java, "" if peer.java else peer.environment
         try:
-            found[peer.name] = install.command(peer, say)
+            if kind not in failed:
+                found[peer.name] = install.command(peer, say)
+                continue
         except (CannotInstallError, OSError) as exc:
-            bench.fail(peer.name, f"not installed: {exc}")
+            failed[kind] = str(exc)
+        bench.fail(peer.name, f"not installed: {failed[kind]}")
     return found
 
 
@@ -222,6 +227,8 @@ def main(
             else:
                 measure.delete(bench.settings("cleaner")[1], bench.prefix)
     found["rows"] = {name: asdict(row) for name, row in bench.rows.items()}
+    if any(peer.java and bench.rows[peer.name].runs for peer in peers):
+        found["versions"]["java"] = install.jvm_version()
     found["samples_per_message"] = bench.variant.samples
     found["minutes"] = round((time.monotonic() - _STARTED_S) / 60, 1)
     click.echo("\n" + report.table(found))

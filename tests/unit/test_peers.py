@@ -154,8 +154,11 @@ def test_every_dependency_is_pinned():
     for peer in programs.PEERS:
         assert re.fullmatch(r"\d+(\.\d+)+", programs.version(peer)), peer.name
         if not peer.java:
-            lines = programs.requirements(peer.environment).read_text(encoding="utf-8").splitlines()
-            assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==\S+|#.*", line) for line in lines)
+            lock = programs.requirements(peer.environment).read_text(encoding="utf-8")
+            pinned = re.findall(r"^[a-z0-9-]+==[^\n]+\\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE)
+            assert len(pinned) == len(re.findall(r"^[^ #\n]", lock, re.MULTILINE)) > 5
+            wanted = programs.requirements(peer.environment).with_suffix(".in").read_text(encoding="utf-8").split()
+            assert all(f"{re.sub(r'\[.*\]', '', each)} " in lock for each in wanted)
     poms = "".join(pom.read_text(encoding="utf-8") for pom in programs.JAVA.rglob("pom.xml"))
     assert not re.search(r"SNAPSHOT|LATEST|RELEASE|<version>[\[(]", poms)
     plugins = re.findall(r"<plugin>\s*<artifactId>[^<]+</artifactId>\s*(<version>)?", poms)

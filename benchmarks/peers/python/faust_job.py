@@ -11,6 +11,7 @@ from typing import Any
 
 import faust
 import fleetjob
+import mode.loop
 import numpy as np
 
 TAKE = 1000
@@ -55,6 +56,7 @@ def take(app: faust.App, given: fleetjob.Options, source: Any, out: Any, alerts:
 
 def main() -> None:
     given = fleetjob.options(sys.argv[1:])
+    mode.loop.use("uvloop")
     partitions = 4
     app = faust.App(
         given.group,
