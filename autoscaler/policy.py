@@ -62,7 +62,7 @@ class Load:
     """What is to be done. Each array : float64 (partitions,), records a second, or records.
 
     rising : expected when a scaling would have landed. steady : by the slow rate. backlog : records that wait.
-    calm : no backlog to speak of, and no more than a tenth will have been added by then.
+    caught_up : no backlog to speak of. calm : and no more than a tenth will have been added by then.
     """
 
     total_per_s: float
@@ -70,6 +70,7 @@ class Load:
     steady: Array
     backlog: Array
     lag_s: float
+    caught_up: bool
     calm: bool
 
     def with_backlog(self, arrivals: Array, within_s: float) -> Array:
@@ -102,6 +103,16 @@ class View:
         wanted = self.fewest(load, self.limits.utilisation)
         hotter = self.fewest(load, self.limits.utilisation_soft)
         return hotter if wanted >= LARGE * hotter else wanted
+
+    def at_ease(self, ceiling: float) -> bool:
+        """Every worker's page says that it waits most of the time, and no record does: capacity is not the matter.
+
+        Of a few records a second most of the busy time is the worker's own, and a capacity by it far too low.
+        """
+        busy = [w.busy for w in self.seen.workers]
+        if not busy or len(busy) < self.seen.members or not self.load.caught_up:
+            return False
+        return max(busy) < self.limits.utilisation * ceiling
 
     def used(self, workers: int) -> float:
         """Share of its capacity that the busiest of so many would use; NaN = not known."""
@@ -213,8 +224,9 @@ def _view(memory: Memory, seen: Observation, limits: Limits) -> View:
     waiting = np.maximum(0.0, seen.ends - seen.committed)
     coming = rising > 0
     lag_s = float((waiting[coming] / rising[coming]).max()) if coming.any() else 0.0
-    calm = growth < CALM * total and float(backlog.sum()) < REST * total * limits.lag_slo_s
-    load = Load(total, rising, float(slow.sum()) * arrivals.shares(), backlog, lag_s, calm)
+    caught_up = float(backlog.sum()) < REST * max(1.0, total) * limits.lag_slo_s
+    calm = caught_up and growth < CALM * total
+    load = Load(total, rising, float(slow.sum()) * arrivals.shares(), backlog, lag_s, caught_up, calm)
     landing_s = PATIENCE * (max(limits.start_s, memory.start_s) + limits.rebalance_s) + 2 * limits.interval_s
     overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > landing_s
     in_flight = not overdue and (seen.rebalancing or seen.members != seen.replicas)
@@ -293,6 +305,8 @@ def _grow(memory: Memory, view: View, work: Array) -> Decision:
         return _hold(view, "AtMaximum" if seen.replicas >= view.most else "Steady", words.full(view))
     if memory.trial and view.fewest(view.load.rising, limits.utilisation_max) <= seen.replicas:
         return _hold(view, "InFlight", words.on_trial(view, memory.trial))
+    if view.at_ease(memory.capacity.ceiling):
+        return _hold(view, "Steady", words.at_ease(view))
     if seen.at_s < memory.blocked_s:
         return _hold(view, "Blocked", words.blocked(view, memory.blocked_s, wanted))
     landing_s = limits.start_s + limits.rebalance_s
@@ -310,7 +324,7 @@ def _shrink(memory: Memory, view: View) -> Decision:
     work = view.load.with_backlog(view.load.rising, limits.catch_up_s)
     if view.fewest(work, limits.utilisation_max) > enough:
         return _hold(view, "Steady", words.rising(view, enough))
-    if view.load.backlog.sum() >= REST * max(1.0, view.load.total_per_s) * limits.lag_slo_s:
+    if not view.load.caught_up:
         return _hold(view, "CatchingUp", words.catching_up(view))
     waits = (
         memory.need[0][0] + window_s - limits.interval_s,

@@ -113,6 +113,12 @@ def steady(view: View) -> str:
     return f"{_arrivals(view)}: this takes {_busiest(view, current)} of {count(view.unit)} records/s"
 
 
+def at_ease(view: View) -> str:
+    """Why no replicas are added though the estimate would have it."""
+    busiest = max(w.busy for w in view.seen.workers)
+    return f"{_arrivals(view)}, and the busiest worker is busy for {_percent(busiest)} of its time: that is enough"
+
+
 def rising(view: View, enough: int) -> str:
     """Why fewer replicas are not set though they were enough for long."""
     return f"{enough} were enough, but no longer: {_arrivals(view)}, which takes {_busiest(view, enough)}"

@@ -141,6 +141,19 @@ def test_workers_that_become_slow_are_named_and_scaled_for() -> None:
     assert story.replicas > 4
 
 
+def test_a_trickle_is_not_taken_for_a_load() -> None:
+    """Of a record a second most of the busy time is the worker's own: 3.6 records/s is no capacity."""
+    story = Story(Limits(commit_s=3.0), partitions=4, replicas=2, arrivals=0.0)
+    for turn in range(120):
+        story.arrivals = np.full(4, 0.5 if turn < 60 else 2.0)
+        seen = story.look()
+        said = tuple(type(w)(w.name, w.partitions, w.records_per_s, 0.3) for w in seen.workers)
+        seen = type(seen)(**{f: getattr(seen, f) for f in seen.__slots__} | {"workers": said})
+        decision, story.memory = decide(story.memory, seen, story.limits)
+        assert decision.replicas <= 2, decision.text
+    assert story.memory.capacity.per_s < 100
+
+
 def test_workers_with_little_to_do_are_not_called_slow() -> None:
     """A worker at rest takes small batches, which cost more a record: half as much a busy second."""
     story = Story(LIMITS, replicas=4, arrivals=240.0)
