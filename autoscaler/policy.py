@@ -26,6 +26,8 @@ LARGE = 1.5
 PATIENCE = 4
 #: Backlog that a scale-down puts up with, as a share of what comes in during the SLO.
 REST = 0.02
+#: No decision by rates over less than this: commits and fetches come in lumps.
+RATES_S = 10.0
 #: Share by which arrivals may be growing, within the time that a scaling takes, when they are called calm.
 CALM = 0.1
 #: So many changes by another hand within FIGHT_S are another owner of the replicas.
@@ -129,7 +131,7 @@ def decide(memory: Memory, seen: Observation, limits: Limits) -> tuple[Decision,
     """
     memory, notes = _remember(memory, seen, limits)
     view = _view(memory, seen, limits)
-    if memory.arrivals.span_s < 2 * limits.interval_s * 0.9:
+    if memory.arrivals.span_s < max(2 * limits.interval_s * 0.9, RATES_S):
         decision = _hold(view, "Learning", "rates are not known yet")
     else:
         decision, memory = _decide(memory, view)

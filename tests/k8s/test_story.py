@@ -32,7 +32,7 @@ from tests.k8s.traffic import SteppedSender, frames
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1500)]
 
 PARTITIONS, DEVICES, SEED = 12, 240, 11
-LOW, TIMES = float(os.environ.get("K8S_STORY_RATE", "500")), 4
+LOW, TIMES = float(os.environ.get("K8S_STORY_RATE", "150")), 4
 WORKER_CPU = "200m"
 SLO_S = 30.0
 LOOK_S = 2.0
