@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -22,12 +23,13 @@ from tests.compose.daemon import Docker, DockerError
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("KAFKA_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
 DOWN_S = 180
+_given = itertools.count()
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now; from FLEETWATCH_TEST_PORT on, where that is set."""
     if first := int(os.environ.get("FLEETWATCH_TEST_PORT", "0")):
-        return list(range(first, first + count))
+        return [first + next(_given) for _ in range(count)]
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

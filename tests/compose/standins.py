@@ -110,6 +110,17 @@ def _build(docker: Docker, name: str, base: str, tag: str) -> None:
         )
 
 
+def _left_behind(docker: Docker, name: str, real: str) -> bool:
+    """The real one's name is a stand-in's, of a run that was killed."""
+    found = docker("images", "-q", "--no-trunc", real).stdout.split()
+    ours = docker("images", "-q", "--no-trunc", f"fleetwatch-stand-in/{name}").stdout.split()
+    return bool(set(found) & set(ours))
+
+
+def _pulled(docker: Docker, real: str) -> bool:
+    return docker("pull", "-q", real, check=False, timeout_s=PULL_S).returncode == 0
+
+
 @contextmanager
 def in_place(docker: Docker) -> Iterator[list[str]]:
     """All base images under their names: those that are there or can be pulled, stand-ins for the others.
@@ -120,9 +131,10 @@ def in_place(docker: Docker) -> Iterator[list[str]]:
     placed: list[str] = []
     try:
         for name, real in wanted().items():
-            if docker.has(real) or docker("pull", "-q", real, check=False, timeout_s=PULL_S).returncode == 0:
-                continue
             own = f"fleetwatch-stand-in/{name}:{key(name)}"
+            left = _left_behind(docker, name, real)
+            if not left and (docker.has(real) or _pulled(docker, real)):
+                continue
             if not docker.has(own):
                 if not docker.has(base):
                     _base(docker, base)

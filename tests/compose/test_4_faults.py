@@ -16,6 +16,8 @@ from tests.compose.project import Project, await_that, project
 pytestmark = pytest.mark.timeout(1800)
 
 SASL = Path(__file__).resolve().parent / "sasl.yml"
+#: Roles that end when no broker answers; the autoscaler holds its last decision and goes on asking.
+ENDING = ("topics", "worker", "vehicles", "alerts", "forwarder", "replay")
 #: Ten restarts with pauses that double from 0.1 s are 102 s, and the runs themselves.
 GIVES_UP_S = 300
 
@@ -50,17 +52,19 @@ def test_a_missing_mount_is_named(alone: Project, tmp_path: Path) -> None:
     assert done.returncode != 0 and "nowhere.yml" in done.stdout + done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("service", ["topics", "worker", "vehicles", "alerts", "forwarder", "autoscaler", "replay"])
+@pytest.mark.parametrize("service", ENDING)
 def test_a_broker_that_is_not_there(alone: Project, service: str) -> None:
     done = alone.compose(
         *("run", "--rm", "--no-deps", "-T", "-e", "FLEETWATCH_KAFKA__BOOTSTRAP=127.0.0.1:1"),
         *("-e", "FLEETWATCH_KAFKA__CONNECT_TIMEOUT_S=3", service),
         check=False,
     )
-    last = (done.stdout + done.stderr).strip().splitlines()[-1]
-    print(f"{service}: {done.returncode}: {last}")
-    assert done.returncode == 69, done.stdout + done.stderr
-    assert "FLEETWATCH_KAFKA__BOOTSTRAP" in done.stderr + done.stdout and "127.0.0.1:1" in done.stderr + done.stdout
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    if lines[-1] == str(done.returncode):  # docker-compose 1.29 says it
+        lines.pop()
+    print(f"{service}: {done.returncode}: {lines[-1]}")
+    assert done.returncode == 69, lines
+    assert "127.0.0.1:1" in "".join(lines) and "FLEETWATCH_KAFKA__BOOTSTRAP" in lines[-1], lines
 
 
 def test_a_wrong_password_is_said_and_not_tried_for_ever(docker: Docker, image: str) -> None:
@@ -77,7 +81,8 @@ def test_a_wrong_password_is_said_and_not_tried_for_ever(docker: Docker, image: 
         for future in client.alter_user_scram_credentials([wanted]).values():
             future.result(30)
         services = ("topics", "worker", "alerts")
-        made.compose("up", "-d", "--no-deps", *services)
+        for each in services:  # together, those behind `topics` would wait for it
+            made.compose("up", "-d", "--no-deps", each)
 
         def given_up() -> bool:
             states = [made.containers(each)[0]["State"] for each in services]
