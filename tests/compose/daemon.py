@@ -115,6 +115,14 @@ def daemon() -> Iterator[Docker]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """A daemon leaves its network namespace mounted."""
+    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+        if (where := line.split()[1]).startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", where], check=True, timeout=30)
 
 
 def _await(docker: Docker, process: subprocess.Popen[bytes], log: Path) -> None:
