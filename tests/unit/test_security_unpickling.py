@@ -50,7 +50,8 @@ METHODS = {
     "to_pickle",
     "load_module",
 }
-YAML_SAFE = {"safe_load", "safe_dump", "YAMLError", "MarkedYAMLError"}
+#: What reads is safe_load; what writes reads nothing.
+YAML_SAFE = {"safe_load", "safe_dump", "dump", "SafeDumper", "Node", "YAMLError", "MarkedYAMLError"}
 
 
 def _false(call: ast.Call, name: str) -> bool:
