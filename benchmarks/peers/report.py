@@ -105,8 +105,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(order)), labels, fontsize=9)
     axes.set_xscale("log")
     axes.set_xlim(min(values) / 2, max(values) * 2)
-    axes.set_xlabel(
-        "CPU time of the worker's process, ns a sample (log scale; less is better; line: range of the runs)"
+    figure.supxlabel(
+        "CPU time of the worker's process, ns a sample; log scale; less is better; line: the runs' range",
+        fontsize=9,
     )
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
