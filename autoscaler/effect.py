@@ -50,9 +50,16 @@ class Trial:
         """Whether it can be judged."""
         return self.reached_s is not None and at_s - self.reached_s >= JUDGE_S
 
-    def futile(self, at_s: float, processed: float, backlog: float) -> bool:
-        """The backlog has not shrunk, and no more is processed than before, though there are more workers."""
+    def futile(self, at_s: float, processed: float, backlog: float, unit_per_s: float) -> bool:
+        """The backlog has not shrunk, no more is processed than before, and each worker does less.
+
+        unit_per_s : what one can do now. Where that is what it was, one worker's partitions are too much for it,
+        and more workers may still part them.
+        """
         if self.reached_s is None or backlog < max(1.0, self.backlog) or self.before_per_s <= 0:
+            return False
+        each_before = self.unit_per_s or self.before_per_s / self.workers_before
+        if unit_per_s >= each_before * (1 + self.workers_before / self.workers) / 2:
             return False
         after = (processed - self.processed) / (at_s - self.reached_s)
         hoped = self.before_per_s * (self.workers / self.workers_before - 1)

@@ -24,6 +24,8 @@ from autoscaler.rates import FAST_S, SLOW_S, Arrivals
 LARGE = 1.5
 #: A scaling that has not landed after this many times its expected time is not waited for.
 PATIENCE = 4
+#: A start that took longer than this many times the expected was waiting for something, a node perhaps.
+START_FACTOR = 5
 #: Backlog that a scale-down puts up with, as a share of what comes in during the SLO.
 REST = 0.02
 #: No decision by rates over less than this: commits and fetches come in lumps.
@@ -57,6 +59,10 @@ class Memory:
     replicas: int | None = None
     at_s: float = float("-inf")
     foreign: tuple[float, ...] = ()
+
+    def landing_s(self, limits: Limits) -> float:
+        """From new replicas to their share of the work."""
+        return (self.start_s or limits.start_s) + limits.rebalance_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ def _remember(memory: Memory, seen: Observation, limits: Limits) -> tuple[Memory
     capacity = learn(memory.capacity, seen, backlog, limits)
     memory = replace(memory, arrivals=arrivals, capacity=capacity)
     memory, changed = _changes(memory, seen, limits)
-    memory, judged = _judge(_started(memory, seen), seen, float(backlog.sum()))
+    memory, judged = _judge(_started(memory, seen, limits), seen, float(backlog.sum()))
     return memory, notes + changed + judged
 
 
@@ -190,12 +196,12 @@ def _processed_per_s(capacity: Capacity) -> float:
     return float((last.committed - begins[-1].committed).sum()) / (last.at_s - begins[-1].at_s) if begins else 0.0
 
 
-def _started(memory: Memory, seen: Observation) -> Memory:
+def _started(memory: Memory, seen: Observation, limits: Limits) -> Memory:
     """How long new replicas took to become members; since when members differ from the replicas."""
     if seen.members == seen.replicas:
         if memory.grown_s is None:
             return replace(memory, apart_s=None)
-        took = seen.at_s - memory.grown_s
+        took = min(seen.at_s - memory.grown_s, START_FACTOR * limits.start_s)
         start_s = took if not memory.start_s else memory.start_s + 0.3 * (took - memory.start_s)
         return replace(memory, apart_s=None, grown_s=None, start_s=start_s)
     return replace(memory, apart_s=seen.at_s) if memory.apart_s is None else memory
@@ -210,7 +216,7 @@ def _judge(memory: Memory, seen: Observation, backlog: float) -> tuple[Memory, l
     trial = memory.trial.watch(seen.at_s, processed, backlog, rate, settled=settled)
     if not trial.over(seen.at_s):
         return replace(memory, trial=trial), []
-    if not trial.futile(seen.at_s, processed, backlog):
+    if not trial.futile(seen.at_s, processed, backlog, memory.capacity.per_s):
         return replace(memory, trial=None), []
     return replace(memory, trial=None, blocked_s=seen.at_s + BLOCK_S), [words.futile(trial, processed, seen.at_s)]
 
@@ -219,18 +225,18 @@ def _view(memory: Memory, seen: Observation, limits: Limits) -> View:
     arrivals = memory.arrivals
     fast, slow = arrivals.rate(FAST_S), arrivals.rate(SLOW_S)
     total = max(float(fast.sum()), float(slow.sum()))
-    horizon_s = limits.start_s + limits.rebalance_s + limits.interval_s
+    horizon_s = memory.landing_s(limits) + limits.interval_s
     growth = arrivals.growth() * horizon_s
     rising = (total + growth) * arrivals.shares()
     backlog = _backlog(arrivals, seen, limits)
     waiting = np.maximum(0.0, seen.ends - seen.committed)
-    coming = rising > 0
-    lag_s = float((waiting[coming] / rising[coming]).max()) if coming.any() else 0.0
+    estimate = np.divide(waiting, rising, out=np.zeros(seen.partitions), where=rising > 0)
+    lag_s = float(np.where(np.isnan(seen.lag_s), estimate, seen.lag_s).max(initial=0.0))
     caught_up = float(backlog.sum()) < REST * max(1.0, total) * limits.lag_slo_s
     calm = caught_up and growth < CALM * total
     load = Load(total, rising, float(slow.sum()) * arrivals.shares(), backlog, lag_s, caught_up, calm)
-    landing_s = PATIENCE * (max(limits.start_s, memory.start_s) + limits.rebalance_s) + 2 * limits.interval_s
-    overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > landing_s
+    patience_s = PATIENCE * memory.landing_s(limits) + 2 * limits.interval_s
+    overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > patience_s
     in_flight = not overdue and (seen.rebalancing or seen.members != seen.replicas)
     unit = max(memory.capacity.per_s, memory.trial.unit_per_s if memory.trial else 0.0)
     hot = tuple(int(p) for p in np.flatnonzero(load.steady > limits.utilisation_max * unit)) if unit else ()
@@ -311,8 +317,7 @@ def _grow(memory: Memory, view: View, work: Array) -> Decision:
         return _hold(view, "Steady", words.at_ease(view))
     if seen.at_s < memory.blocked_s:
         return _hold(view, "Blocked", words.blocked(view, memory.blocked_s, wanted))
-    landing_s = limits.start_s + limits.rebalance_s
-    if not large and (view.in_flight or seen.at_s - memory.history.up_s < landing_s):
+    if not large and (view.in_flight or seen.at_s - memory.history.up_s < memory.landing_s(limits)):
         return _hold(view, "InFlight", words.in_flight(view))
     return Decision(wanted, "ScaleUp", words.up(view, wanted))
 

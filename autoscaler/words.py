@@ -226,7 +226,9 @@ def futile(trial: Trial, processed: float, at_s: float) -> Note:
 def notes(view: View, memory: Memory, decision: Decision) -> list[Note]:
     """What an operator should know beside the decision."""
     found = []
-    if view.hot and decision.code != "HotPartition":
+    # workers that all wait for what they share make a partition look hot
+    waiting = memory.capacity.slow and view.seen.at_s < memory.blocked_s
+    if view.hot and not waiting and decision.code != "HotPartition":
         found.append(Note("HotPartition", hot(view)))
     if memory.capacity.slow:
         known = memory.capacity

@@ -89,7 +89,7 @@ class Traffic:
 class Look:
     """What a scaler may see; busy, done : share and records a second by member since the last look."""
 
-    at_s: int
+    at_s: float
     ends: np.ndarray
     committed: np.ndarray
     replicas: int

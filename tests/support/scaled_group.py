@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from autoscaler.limits import FIELD_MANAGER, Limits
-from autoscaler.observation import Decision, Observation, WorkerLoad
+from autoscaler.observation import Decision, Observation
 from autoscaler.policy import Memory, decide
+from benchmarks.autoscaler.ours import observe
+from benchmarks.autoscaler.world import Look
 
 START_LOOKS = 3
 
@@ -57,25 +59,19 @@ class Story:
         self.at_s += self.limits.interval_s
         self.committed = self.committed.copy()
         done, busy = self._work(self.limits.interval_s)
-        owner = self.owner
-        workers = tuple(
-            WorkerLoad(str(w), tuple(map(int, np.flatnonzero(owner == w))), float(done[w]), float(busy[w]))
-            for w in range(self.members if self.pages else 0)
+        seen = Look(
+            self.at_s,
+            self.ends,
+            self.committed,
+            self.replicas,
+            self.members,
+            self.rebalancing,
+            self.epoch,
+            self.owner,
+            busy,
+            done,
         )
-        return Observation(
-            at_s=self.at_s,
-            ends=self.ends,
-            committed=self.committed,
-            lag_s=np.full(len(self.ends), np.nan),
-            replicas=self.replicas,
-            ready=self.members,
-            members=self.members,
-            epoch=str(self.epoch),
-            rebalancing=self.rebalancing,
-            owner=owner.astype(np.int64),
-            workers=workers,
-            scaled_by=self.scaled_by,
-        )
+        return replace(observe(seen, pages=self.pages), scaled_by=self.scaled_by)
 
     def turn(self) -> Decision:
         """One look and one decision."""

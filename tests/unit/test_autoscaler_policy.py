@@ -249,6 +249,41 @@ def test_members_that_never_come_are_told_and_not_waited_for() -> None:
     assert decisions[-1].code != "InFlight"
 
 
+def test_a_start_that_takes_longer_is_measured_and_one_that_waited_for_a_node_is_not() -> None:
+    story = Story(LIMITS, replicas=2)
+    story.go(300)
+    story.obey, story.replicas = False, 4
+    story.go(40)
+    story.members, story.epoch = 4, 1
+    assert story.turn().figures["start_s"] == pytest.approx(50, abs=10)
+    story.replicas = 6
+    story.go(5000)
+    story.members, story.epoch = 6, 2
+    assert story.turn().figures["start_s"] < 100
+
+
+def test_a_worker_with_two_partitions_too_many_is_relieved_by_as_many_as_it_takes() -> None:
+    """Where the first scale-up leaves it a heavy partition and a light one: that is no bottleneck of all."""
+    story = Story(LIMITS, replicas=4)
+    story.go(300)
+    story.arrivals[5] = 950.0
+    decisions = story.go(600)
+    assert story.replicas == 12
+    assert "IneffectiveScaleUp" not in noted(decisions)
+
+
+def test_lag_that_was_seen_counts_before_one_that_is_estimated() -> None:
+    story = Story(LIMITS, replicas=12)
+    story.arrivals[5] = 950.0
+    story.go(300)
+    seen = story.look()
+    late = np.zeros(12)
+    late[5] = 45.0
+    assert decide(story.memory, seen, story.limits)[0].code != "HotPartition"
+    seen = type(seen)(**{f: getattr(seen, f) for f in seen.__slots__} | {"lag_s": late})
+    assert decide(story.memory, seen, story.limits)[0].code == "HotPartition"
+
+
 def test_nothing_is_learnt_across_a_rebalance() -> None:
     story = Story(LIMITS, replicas=2)
     story.go(300)
