@@ -3,7 +3,7 @@
 Three sources, the best there is counts:
 
 - *busy*: processed by the share of the time that the worker was busy (DS2's true processing rate; Kalavri et al.,
-  OSDI 2018), from its own page;
+  OSDI 2018), from its own page, and by how that share grows with the load (`curve.py`);
 - *full*: a worker that had a backlog all the time processed what it could, by the group's offsets alone;
 - *probe*: where neither was ever seen, a worker can do what it carries without a backlog; the estimate rises
   slowly, no further than twice what a worker has been seen to carry: too few replicas for a moment show what
@@ -12,10 +12,11 @@ Three sources, the best there is counts:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from autoscaler.curve import Curve
 from autoscaler.limits import Limits
 from autoscaler.observation import Array, Observation
 
@@ -59,6 +60,7 @@ class Capacity:
     per_s: float = 0.0
     source: str = ""
     ceiling: float = 1.0
+    curve: Curve = field(default_factory=Curve)
     carried: float = 0.0
     best: tuple[tuple[float, float], ...] = ()
     firm_per_s: float = 0.0
@@ -90,9 +92,9 @@ def learn(known: Capacity, seen: Observation, backlog: Array, limits: Limits) ->
         return replace(known, track=track)
     known = replace(known, track=track, carried=max(known.carried, _carried(track, seen)))
     full = _full(track, seen)
-    if (busy := _busy(known, seen, full)) is not None:
-        ceiling, rate, share = busy
-        known = replace(known, ceiling=ceiling)
+    if (busy := _busy(known, seen, full, anew=len(track) == 2)) is not None:
+        ceiling, curve, rate, share = busy
+        known = replace(known, ceiling=ceiling, curve=curve)
         return _believe(known, rate, "busy", seen.at_s, limits, firm=share >= FIRM_BUSY)
     if full:
         return _believe(known, float(np.median(list(full.values()))), "full", seen.at_s, limits, firm=True)
@@ -146,8 +148,10 @@ def _full(track: tuple[Progress, ...], seen: Observation) -> dict[int, float]:
     return found
 
 
-def _busy(known: Capacity, seen: Observation, full: dict[int, float]) -> tuple[float, float, float] | None:
-    """(ceiling, records a second at it, how busy they were) by the workers' pages; None = they say too little."""
+def _busy(
+    known: Capacity, seen: Observation, full: dict[int, float], *, anew: bool
+) -> tuple[float, Curve, float, float] | None:
+    """(ceiling, curve, records a second at the ceiling, share of it) by the pages; None = they say too little."""
     said = [w for w in seen.workers if w.busy > BUSY_MIN and w.records_per_s > 0]
     if not said:
         return None
@@ -157,8 +161,10 @@ def _busy(known: Capacity, seen: Observation, full: dict[int, float]) -> tuple[f
         waiting = [w.busy for w in said if {owners.get(p) for p in w.partitions} & full.keys()]
         if waiting:
             ceiling += STEP_DOWN * (min(1.0, max(0.4, float(np.median(waiting)))) - ceiling)
-    rate = float(np.median([w.records_per_s / min(1.0, w.busy / ceiling) for w in said]))
-    return ceiling, rate, float(np.median([w.busy for w in said])) / ceiling
+    share = min(1.0, float(np.median([w.busy for w in said])) / ceiling)
+    curve = known.curve.add(seen.at_s, float(np.median([w.records_per_s for w in said])), share, anew=anew)
+    rate = float(np.median([curve.capacity(w.records_per_s, w.busy / ceiling) for w in said]))
+    return ceiling, curve, rate, share
 
 
 def _probe(known: Capacity, elapsed_s: float, limits: Limits) -> Capacity:

@@ -32,6 +32,7 @@ class Trial:
 
     workers_before: int
     workers: int
+    began_s: float
     before_per_s: float
     unit_per_s: float = 0.0
     reached_s: float | None = None

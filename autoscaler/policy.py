@@ -112,15 +112,15 @@ class View:
         hotter = self.fewest(load, self.limits.utilisation_soft)
         return hotter if wanted >= LARGE * hotter else wanted
 
-    def at_ease(self, ceiling: float) -> bool:
+    def at_ease(self, known: Capacity) -> bool:
         """Every worker's page says that it waits most of the time, and no record does: capacity is not the matter.
 
         Of a few records a second most of the busy time is the worker's own, and a capacity by it far too low.
         """
         busy = [w.busy for w in self.seen.workers]
-        if not busy or len(busy) < self.seen.members or not self.load.caught_up:
+        if not busy or len(busy) < min(self.seen.members, self.seen.replicas) or not self.load.caught_up:
             return False
-        return max(busy) < self.limits.utilisation * ceiling
+        return known.curve.share(max(busy) / known.ceiling) < self.limits.utilisation
 
     def used(self, workers: int) -> float:
         """Share of its capacity that the busiest of so many would use; NaN = not known."""
@@ -137,10 +137,7 @@ def decide(memory: Memory, seen: Observation, limits: Limits) -> tuple[Decision,
     """
     memory, notes = _remember(memory, seen, limits)
     view = _view(memory, seen, limits)
-    if memory.arrivals.span_s < max(2 * limits.interval_s * 0.9, RATES_S):
-        decision = _hold(view, "Learning", "rates are not known yet")
-    else:
-        decision, memory = _decide(memory, view)
+    decision, memory = _decide(memory, view)
     notes += words.notes(view, memory, decision)
     decision = replace(decision, notes=tuple(notes), figures=words.figures(view, memory, decision))
     return decision, replace(memory, replicas=seen.replicas, at_s=seen.at_s)
@@ -159,7 +156,7 @@ def _remember(memory: Memory, seen: Observation, limits: Limits) -> tuple[Memory
     capacity = learn(memory.capacity, seen, backlog, limits)
     memory = replace(memory, arrivals=arrivals, capacity=capacity)
     memory, changed = _changes(memory, seen, limits)
-    memory, judged = _judge(_started(memory, seen, limits), seen, float(backlog.sum()))
+    memory, judged = _judge(_started(memory, seen, limits), seen, float(backlog.sum()), limits)
     return memory, notes + changed + judged
 
 
@@ -178,7 +175,8 @@ def _changes(memory: Memory, seen: Observation, limits: Limits) -> tuple[Memory,
     if seen.replicas > before > 0:
         known = memory.capacity
         unit = known.per_s if known.source in ("busy", "full") else 0.0
-        memory = replace(memory, trial=Trial(before, seen.replicas, _processed_per_s(known), unit))
+        trial = Trial(before, seen.replicas, seen.at_s, _processed_per_s(known), unit)
+        memory = replace(memory, trial=trial)
     elif seen.replicas < before:
         memory = replace(memory, trial=None)
     if seen.scaled_by in ("", FIELD_MANAGER):
@@ -207,13 +205,19 @@ def _started(memory: Memory, seen: Observation, limits: Limits) -> Memory:
     return replace(memory, apart_s=seen.at_s) if memory.apart_s is None else memory
 
 
-def _judge(memory: Memory, seen: Observation, backlog: float) -> tuple[Memory, list[Note]]:
+def _patience_s(memory: Memory, limits: Limits) -> float:
+    return PATIENCE * memory.landing_s(limits) + 2 * limits.interval_s
+
+
+def _judge(memory: Memory, seen: Observation, backlog: float, limits: Limits) -> tuple[Memory, list[Note]]:
     if memory.trial is None:
         return memory, []
     settled = seen.members == seen.replicas == memory.trial.workers and not seen.rebalancing
     processed = float(seen.committed.sum())
     rate = _processed_per_s(memory.capacity)
     trial = memory.trial.watch(seen.at_s, processed, backlog, rate, settled=settled)
+    if trial.reached_s is None and seen.at_s - trial.began_s > _patience_s(memory, limits):
+        return replace(memory, trial=None), []
     if not trial.over(seen.at_s):
         return replace(memory, trial=trial), []
     if not trial.futile(seen.at_s, processed, backlog, memory.capacity.per_s):
@@ -235,8 +239,7 @@ def _view(memory: Memory, seen: Observation, limits: Limits) -> View:
     caught_up = float(backlog.sum()) < REST * max(1.0, total) * limits.lag_slo_s
     calm = caught_up and growth < CALM * total
     load = Load(total, rising, float(slow.sum()) * arrivals.shares(), backlog, lag_s, caught_up, calm)
-    patience_s = PATIENCE * memory.landing_s(limits) + 2 * limits.interval_s
-    overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > patience_s
+    overdue = memory.apart_s is not None and seen.at_s - memory.apart_s > _patience_s(memory, limits)
     in_flight = not overdue and (seen.rebalancing or seen.members != seen.replicas)
     unit = max(memory.capacity.per_s, memory.trial.unit_per_s if memory.trial else 0.0)
     hot = tuple(int(p) for p in np.flatnonzero(load.steady > limits.utilisation_max * unit)) if unit else ()
@@ -265,6 +268,8 @@ def _decide(memory: Memory, view: View) -> tuple[Decision, Memory]:
         return Decision(allowed, "Minimum" if allowed > current else "Maximum", words.bounds(view)), memory
     if quiet and limits.replicas_min == 0 and seen.at_s - (memory.idle_s or seen.at_s) >= limits.idle_s:
         return Decision(0, "Idle", words.idle(view)), memory
+    if memory.arrivals.span_s < max(2 * limits.interval_s * 0.9, RATES_S):
+        return _hold(view, "Learning", "rates are not known yet"), memory
     if not view.unit:
         return _hold(view, "Learning", words.learning(view)), memory
     memory = _note_need(memory, view)
@@ -313,7 +318,7 @@ def _grow(memory: Memory, view: View, work: Array) -> Decision:
         return _hold(view, "AtMaximum" if seen.replicas >= view.most else "Steady", words.full(view))
     if memory.trial and view.fewest(view.load.rising, limits.utilisation_max) <= seen.replicas:
         return _hold(view, "InFlight", words.on_trial(view, memory.trial))
-    if view.at_ease(memory.capacity.ceiling):
+    if view.at_ease(memory.capacity):
         return _hold(view, "Steady", words.at_ease(view))
     if seen.at_s < memory.blocked_s:
         return _hold(view, "Blocked", words.blocked(view, memory.blocked_s, wanted))
@@ -328,6 +333,8 @@ def _shrink(memory: Memory, view: View) -> Decision:
     enough = limits.within(max(n for _, n in memory.need), seen.partitions)
     if enough >= seen.replicas:
         return _hold(view, "Steady", words.steady(view))
+    if memory.trial:
+        return _hold(view, "InFlight", words.on_trial(view, memory.trial))
     work = view.load.with_backlog(view.load.rising, limits.catch_up_s)
     if view.fewest(work, limits.utilisation_max) > enough:
         return _hold(view, "Steady", words.rising(view, enough))

@@ -263,6 +263,7 @@ def figures(view: View, memory: Memory, decision: Decision) -> dict[str, float]:
         "backlog_records": float(view.load.backlog.sum()),
         "capacity_per_s": view.unit or nan,
         "busy_ceiling": memory.capacity.ceiling,
+        "busy_exponent": memory.capacity.curve.exponent,
         "utilisation": view.used(view.seen.replicas),
         "utilisation_wanted": view.used(decision.replicas),
         "replicas_needed": float(memory.need[-1][1]) if memory.need else nan,

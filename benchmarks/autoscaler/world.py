@@ -66,13 +66,16 @@ class Traffic:
     """Arrivals by partition and second, and what workers can do.
 
     arrivals : float64 (partitions, seconds). capacity : float64 (seconds,), share of a worker's usual capacity.
-    total_max : records a second that all workers together can do, whatever their number.
+    total_max : records a second that all workers together can do, whatever their number. batching : workers are
+    busy for a power of what they use of their capacity: 1 = in proportion, less = small batches cost more a
+    record.
     """
 
     name: str
     arrivals: np.ndarray
     capacity: np.ndarray | None = None
     total_max: float = float("inf")
+    batching: float = 1.0
 
     @property
     def partitions(self) -> int:
@@ -219,7 +222,7 @@ class World:
             self.at_s < self._paused_until,
             self.rebalances,
             self._owner.copy(),
-            self._busy[:members] / span_s,
+            (self._busy[:members] / span_s) ** self.traffic.batching,
             self._done[:members] / span_s,
         )
         self._busy[:], self._done[:], self._since = 0, 0, self.at_s

@@ -18,7 +18,8 @@ START_LOOKS = 3
 class Story:
     """Moves time look by look; what the test does not change stays as it is.
 
-    arrivals : records a second by partition. capacity : of a worker. obey : replicas follow the decisions; new ones
+    arrivals : records a second by partition. capacity : of a worker. batching : busy is this power of
+    what it uses. obey : replicas follow the decisions; new ones
     are members START_LOOKS looks later.
     """
 
@@ -27,7 +28,7 @@ class Story:
         self.at_s = 1000.0
         self.arrivals = np.full(partitions, arrivals)
         self.ends, self.committed = np.full(partitions, 5000.0), np.full(partitions, 5000.0)
-        self.capacity, self.total_max = 1000.0, float("inf")
+        self.capacity, self.total_max, self.batching = 1000.0, float("inf"), 1.0
         self.replicas = self.members = replicas
         self.epoch, self.rebalancing, self.pages = 0, False, True
         self.scaled_by = FIELD_MANAGER
@@ -52,7 +53,7 @@ class Story:
             share = min(1.0, each * seconds / total) if total else 0.0
             self.committed[mine] += np.floor(waiting[mine] * share)
             done[worker] = total * share / seconds
-        return done, done / each
+        return done, (done / each) ** self.batching
 
     def look(self) -> Observation:
         """What is seen once ten seconds have passed."""

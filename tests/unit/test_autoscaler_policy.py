@@ -98,9 +98,8 @@ def test_a_backlog_wakes_as_many_as_it_needs() -> None:
 
 def test_none_with_a_minimum_of_one_is_mended_at_once() -> None:
     story = Story(LIMITS, replicas=0)
-    story.go(20)
-    decision = story.until("Minimum", 30)
-    assert decision.replicas == 1
+    decision = story.turn()
+    assert (decision.code, decision.replicas) == ("Minimum", 1)
     assert "not within 1 to 12 (12 partitions)" in decision.text
 
 
@@ -161,6 +160,19 @@ def test_workers_with_little_to_do_are_not_called_slow() -> None:
     story.obey, story.arrivals, story.capacity = False, story.arrivals / 6, 400.0
     assert 0.25 < story.look().workers[0].busy < 0.5
     assert "Slowdown" not in noted(story.go(1200))
+
+
+def test_workers_that_are_busier_for_less_are_not_kept_for_ever() -> None:
+    """Busy by the cube root of the load, as small batches make it: in the end as few as if in proportion."""
+    story = Story(Limits(commit_s=3.0), replicas=12, arrivals=25.0)
+    story.batching = 1 / 3
+    for factor in (4.0, 0.25, 4.0, 0.25):
+        story.go(1800)
+        story.arrivals = story.arrivals * factor
+    story.go(3600)
+    assert story.memory.capacity.curve.exponent == pytest.approx(1 / 3, abs=0.1)
+    assert story.replicas <= 2
+    assert (story.ends - story.committed).max() < 30 * 25
 
 
 @pytest.mark.parametrize("pages", [True, False])
