@@ -32,7 +32,7 @@ FULL_MIN_S, FULL_MAX_S = 20.0, 60.0
 PROBE_PER_S, PROBE_FACTOR = 0.02 / 60, 2.0
 #: What was learnt from workers less busy than this does not tell whether they have become slow: batches are smaller
 #: then, and the same records take longer.
-FIRM_BUSY = 0.5
+FIRM_BUSY = 0.6
 #: Below this share of the best of the last SLOW_MEMORY_S a worker is called slow.
 SLOW_SHARE, SLOW_MEMORY_S = 0.7, 4 * 3600.0
 
@@ -164,7 +164,7 @@ def _busy(
     share = min(1.0, float(np.median([w.busy for w in said])) / ceiling)
     curve = known.curve.add(seen.at_s, float(np.median([w.records_per_s for w in said])), share, anew=anew)
     rate = float(np.median([curve.capacity(w.records_per_s, w.busy / ceiling) for w in said]))
-    return ceiling, curve, rate, share
+    return ceiling, curve, rate, curve.share(share)
 
 
 def _probe(known: Capacity, elapsed_s: float, limits: Limits) -> Capacity:
