@@ -30,7 +30,9 @@ class AutoscalerSettings(Section):
     start_s: float = Field(
         20.0, ge=0, description="From a new replica to a member of the group, until it has been measured."
     )
-    rebalance_s: float = Field(5.0, ge=0, description="Records that come in during so long are worked off after a rebalance.")
+    rebalance_s: float = Field(
+        5.0, ge=0, description="Records that come in during so long are worked off after a rebalance."
+    )
     capacity_per_s: float = Field(
         0.0, ge=0, description="Records that a worker processes, until it has been measured; 0 = not known."
     )
