@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -86,11 +92,41 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = config
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came to a command that has no handler of its own."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    del signum, frame
+    raise Terminated
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what runs as Ctrl-C does: by default the first process of a container does not hear it."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_terminated() -> NoReturn:
+    """As if SIGTERM had not been handled; a first process, which cannot end so, ends with the same code."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: errors that a user can act on end with their message and exit code."""
     kernelcache.use()
     try:
-        return cli.main(args=argv, prog_name="fleetwatch", standalone_mode=False)
+        with _terminable():
+            return cli.main(args=argv, prog_name="fleetwatch", standalone_mode=False)
     except FleetwatchError as exc:
         click.echo(f"fleetwatch: {exc}", err=True)
         sys.exit(exc.exit_code)
@@ -99,7 +135,9 @@ def main(argv: list[str] | None = None) -> Any:
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
-    except click.Abort:
+    except click.Abort as exc:
+        if isinstance(exc.__cause__, Terminated):
+            _end_terminated()
         click.echo("interrupted", err=True)
         sys.exit(130)
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.compose.daemon import Docker
+from tests.compose.project import await_that
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -47,6 +48,19 @@ def test_it_is_process_1_and_not_root(docker: Docker, image: str) -> None:
     try:
         words = docker("exec", named, "sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline").stdout.split()
         assert words[-2:] == ["/opt/fleetwatch/bin/fleetwatch", "worker"]
+    finally:
+        docker("rm", "-f", named)
+
+
+def test_as_process_1_it_hears_sigterm(docker: Docker, image: str) -> None:
+    """Linux keeps from a first process the signals that it has no handler for."""
+    named = f"fleetwatch-{image}"
+    patient = ("-e", "FLEETWATCH_KAFKA__CONNECT_TIMEOUT_S=60")
+    docker("run", "-d", "--name", named, "--read-only", *patient, f"fleetwatch:{image}", "topics", "apply")
+    try:
+        await_that("it asks for a broker", 30, lambda: docker("logs", named).stderr)
+        docker("stop", "-t", "30", named)
+        assert docker("inspect", "-f", "{{.State.ExitCode}}", named).stdout.strip() == "143"
     finally:
         docker("rm", "-f", named)
 

@@ -130,6 +130,21 @@ def test_three_workers_share_the_partitions(up: Project) -> None:
     await_that("one member has all", 120, lambda: len(members(up)) == 1)
 
 
+def test_a_recorded_drive_is_replayed(up: Project) -> None:
+    done = up.compose("up", "--no-deps", "replay", profiles=("replay",), timeout_s=180)
+    (replay,) = up.containers("replay")
+    assert replay["State"]["ExitCode"] == 0, done.stdout[-2000:]
+    print(up.log("replay")[-300:])
+
+
+def test_the_subscriber_ends_at_once_when_told(up: Project) -> None:
+    begun_s = time.monotonic()
+    up.compose("stop", "alerts")
+    took_s = time.monotonic() - begun_s
+    assert up.containers("alerts")[0]["State"]["ExitCode"] == 0
+    assert took_s < 15, f"{took_s:.0f} s: it was killed after 30 s, or nearly"
+
+
 def test_nothing_ended_up_among_the_dead_letters(up: Project) -> None:
     client = AdminClient({"bootstrap.servers": up.bootstrap})
     asked = {TopicPartition("telemetry.dlq", p): OffsetSpec.latest() for p in range(8)}

@@ -195,13 +195,16 @@ def following(told: Settings) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_follow_shows_what_comes_and_ends_on_ctrl_c(told: Settings, following: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_follow_shows_what_comes_and_ends_when_told(
+    told: Settings, following: subprocess.Popen[str], number: signal.Signals
+) -> None:
     later = dataclasses.replace(STORY[4], state=AlertState.RESOLVED)
     publish(told, [later])
     assert following.stdout is not None
     assert following.stderr is not None
     assert json.loads(following.stdout.readline())["id"] == later.event_id
-    following.send_signal(signal.SIGINT)
+    following.send_signal(number)
     assert following.wait(10) == 0
     assert following.stderr.read() == ""
 
