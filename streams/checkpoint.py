@@ -89,12 +89,17 @@ def outlet_error(outlet: Outlet, error: KafkaError, timeout_s: float) -> Checkpo
 
 @dataclass(slots=True)
 class CheckpointTotals:
-    """Since the start. seconds : wall time that the checkpoints took. lost : checkpoints that failed."""
+    """Since the start.
+
+    seconds : wall time that the checkpoints took. commit_seconds : thereof, with transactions, from sending the
+    offsets to the answer that all is committed. lost : checkpoints that failed.
+    """
 
     checkpoints: int = 0
     rows: int = 0
     row_bytes: int = 0
     seconds: float = 0.0
+    commit_seconds: float = 0.0
     lost: int = 0
 
 
@@ -174,8 +179,10 @@ class Checkpointer:
         send, commit = outlet.producer.send_offsets_to_transaction, outlet.producer.commit_transaction
         # longer than that the broker keeps no transaction; what has become of it the next registration finds out
         limit_s = self._timeout_s + CALL_S
+        started = time.monotonic()
         self._patience.retry(lambda: send(positions, metadata, CALL_S), "sending offsets", limit_s)
         self._patience.retry(lambda: commit(CALL_S), "committing", limit_s)
+        self.totals.commit_seconds += time.monotonic() - started
         outlet.check()
 
     async def _in_steps(

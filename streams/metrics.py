@@ -26,6 +26,8 @@ COUNTERS = {
     "late_rows": "Rows too late for their window.",
     "windows": "Windows closed.",
 }
+#: A device whose newest row is older does not report.
+REPORTING_S = 60.0
 
 
 class WorkerMetrics(Collector):
@@ -74,14 +76,33 @@ class WorkerMetrics(Collector):
         lag: dict[tuple[str, int], int] = self._worker.lag(ends)
         return lag
 
-    def _lag_seconds(self) -> dict[str, float]:
-        """The worst partition of each topic; 0 where nothing waits."""
-        worst: dict[str, float] = {}
+    def _lag_seconds(self) -> dict[tuple[str, int], float]:
+        """0 where nothing waits."""
+        found = {}
         for at, waiting in self._lag().items():
             newest_ms = self._worker.newest_ts_ms.get(at)
-            age_s = time.time() - newest_ms / 1000 if waiting and newest_ms else 0.0
-            worst[at[0]] = max(worst.get(at[0], 0.0), age_s)
-        return worst
+            found[at] = time.time() - newest_ms / 1000 if waiting and newest_ms else 0.0
+        return found
+
+    def _fleet(self) -> Iterator[Metric]:
+        """Of the devices of the partitions that are ours now: parked ones are another worker's to count."""
+        frames = CounterMetricFamily("fleetwatch_class_frames", "Frames accepted, by class.", labels=["catalog"])
+        reporting = GaugeMetricFamily(
+            "fleetwatch_devices_reporting",
+            "Devices with a row of the last minute, by their own clocks.",
+            labels=["catalog"],
+        )
+        alerts = GaugeMetricFamily("fleetwatch_alerts_open", "Alerts that are open.", labels=["severity", "kind"])
+        if self._worker:
+            core = self._worker.core
+            owners = {core.owner(*at) for at in list(self._worker.applied)}
+            for key, count in core.frames_by_class().items():
+                frames.add_metric([key], count)
+            for key, count in core.devices_reporting(owners, int((time.time() - REPORTING_S) * 1e6)).items():
+                reporting.add_metric([key], count)
+            for labels, count in core.alerts_open(owners).items():
+                alerts.add_metric(labels, count)
+        yield from (frames, reporting, alerts)
 
     def collect(self) -> Iterator[Metric]:
         worker = self._worker
@@ -99,11 +120,13 @@ class WorkerMetrics(Collector):
             for key, held in worker.core.devices_held().items():
                 devices.add_metric([key], held)
         lag_s = GaugeMetricFamily(
-            "fleetwatch_lag_seconds", "Age of the newest record processed while others wait.", labels=["topic"]
+            "fleetwatch_lag_seconds",
+            "Age of the newest record processed while others wait.",
+            labels=["topic", "partition"],
         )
         if worker:
-            for topic, seconds in self._lag_seconds().items():
-                lag_s.add_metric([topic], seconds)
+            for (topic, partition), seconds in self._lag_seconds().items():
+                lag_s.add_metric([topic, str(partition)], seconds)
         drift = CounterMetricFamily(
             "fleetwatch_drift", "Changes in the mean of a detector's scores of a device.", labels=["detector"]
         )
@@ -111,6 +134,7 @@ class WorkerMetrics(Collector):
             for detector, count in _drifts(worker.core).items():
                 drift.add_metric([detector], count)
         yield from (dead, lag, lag_s, devices, drift)
+        yield from self._fleet()
         figures = {
             "fleetwatch_records": ("Records fetched, refused ones included.", worker.records if worker else 0),
             "fleetwatch_batches": ("Fetched batches processed.", worker.batches if worker else 0),
@@ -120,6 +144,10 @@ class WorkerMetrics(Collector):
             "fleetwatch_checkpoint_seconds": (
                 "Wall time in checkpoints.",
                 worker.checkpoints.totals.seconds if worker else 0,
+            ),
+            "fleetwatch_commit_seconds": (
+                "Of these in sending offsets and committing transactions.",
+                worker.checkpoints.totals.commit_seconds if worker else 0,
             ),
             "fleetwatch_checkpoints_lost": (
                 "Checkpoints that failed; their work was done again.",

@@ -280,6 +280,13 @@ class AlertStage:
         if not self.spec.frames:
             self.words[slots], self.figures[slots] = 0, 0
 
+    def open_of(self, slots: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Words (n, EPISODE_WORDS) and figures (n, EPISODE_FIGURES) of these slots' open episodes; copies."""
+        if self.spec.frames:
+            slots = slots[:0]
+        slots = slots[self.words[slots, E_STATE] == OPEN]
+        return self.words[slots], self.figures[slots]
+
     def snapshot(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
         """uint8 (len(slots), state_nbytes)."""
         if self.spec.frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from streams.core.alert_policy import (
     E_ONSET_OFFSET,
     G_EXPECTED,
     G_PEAK,
+    G_TOLD,
     OPENED,
     TOP,
     UPDATED,
@@ -42,10 +44,16 @@ _STATES = {OPENED: AlertState.OPEN, UPDATED: AlertState.UPDATE}
 
 def kind_of(detector: DetectorSpec, signals: Sequence[GuiltySignal]) -> str:
     """What sort of anomaly a detector tells of, in a word."""
-    first = signals[0] if signals else None
+    if not signals:
+        return _kind(detector, None, 0.0, 0.0)
+    return _kind(detector, signals[0].signal, signals[0].observed, signals[0].expected)
+
+
+def _kind(detector: DetectorSpec, signal: str | None, observed: float, expected: float) -> str:
+    """By the guiltiest signal; None = of the device as a whole."""
     if detector.name == "rules":
-        return rules.kind_of(detector, first.signal, first.observed, first.expected) if first else rules.FLOOD
-    if first and math.isnan(first.observed):
+        return rules.FLOOD if signal is None else rules.kind_of(detector, signal, observed, expected)
+    if math.isnan(observed):
         return rules.DROPOUT
     return KINDS.get(detector.name, "pattern")
 
@@ -70,6 +78,20 @@ class AlertWriter:
     def _confidence(self, age_us: int) -> float:
         """Below 1 while the detectors still get to know the device."""
         return 1.0 if age_us >= self._settled_us else round(max(age_us, 0) / self._settled_us, 3)
+
+    def count(self, words: NDArray[np.int64], figures: NDArray[np.float32]) -> Counter[tuple[str, str]]:
+        """Episodes by (severity that was last told, kind that they have now). words, figures : a row an episode."""
+        found: Counter[tuple[str, str]] = Counter()
+        detectors, columns = words[:, E_DETECTOR].tolist(), words[:, E_FIRST_COL].tolist()
+        scores, expected = figures[:, G_TOLD].tolist(), figures[:, G_EXPECTED].tolist()
+        observed = figures[:, G_EXPECTED + TOP].tolist()
+        for detector, column, score, was, should in zip(
+            detectors, columns, scores, observed, expected, strict=True
+        ):
+            signal = self._catalog.signals[column].name if column >= 0 else None
+            kind = _kind(self._detectors[detector], signal, was if signal else 0.0, should)
+            found[str(self._severity(score)), kind] += 1
+        return found
 
     def _signals(self, words: NDArray[np.int64], figures: NDArray[np.float32]) -> tuple[GuiltySignal, ...]:
         found = []

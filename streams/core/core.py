@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -180,6 +181,18 @@ class Core:
 
     def devices_held(self) -> dict[str, int]:
         return {key: engine.devices.held for key, engine in self.engines.items()}
+
+    def frames_by_class(self) -> dict[str, int]:
+        """Frames accepted since the start."""
+        return {key: int(e.devices.counters[COUNTER_NAMES["frames"]]) for key, e in self.engines.items()}
+
+    def devices_reporting(self, owners: set[int], since_us: int) -> dict[str, int]:
+        """By class: devices of these owners with a row of then or later."""
+        return {key: engine.reporting(owners, since_us) for key, engine in self.engines.items()}
+
+    def alerts_open(self, owners: set[int]) -> Counter[tuple[str, str]]:
+        """Alerts of these owners' devices that are open, by (severity, kind)."""
+        return sum((engine.alerts_open(owners) for engine in self.engines.values()), Counter())
 
     def state_nbytes(self) -> int:
         """Memory that the devices' state takes, detectors included (their snapshots' size a slot)."""

@@ -7,6 +7,7 @@ state by slot.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ from streams.core.devices import (
     BLOCK_FULL,
     C_ROWS,
     D_FIRST_TS,
+    D_TS,
     DEVICE_WORDS,
     MISPLACED,
     TABLE_FULL,
@@ -274,6 +276,16 @@ class Engine:
         slots = np.arange(self.devices.high, dtype=np.int32)
         for closed in self.windows.close_all(slots):
             self._publish(closed, source, effects)
+
+    # -- figures ---------------------------------------------------------------------------------------------
+
+    def alerts_open(self, owners: set[int]) -> Counter[tuple[str, str]]:
+        """Alerts that are open now, of the devices that these owners hold, by (severity, kind)."""
+        return self._writer.count(*self.alerts.open_of(self.devices.owned_by(owners)))
+
+    def reporting(self, owners: set[int], since_us: int) -> int:
+        """Devices that these owners hold and whose newest row is of then or later, by their own clocks."""
+        return int(np.count_nonzero(self.devices.rows[self.devices.owned_by(owners), D_TS] >= since_us))
 
     # -- state -----------------------------------------------------------------------------------------------
 

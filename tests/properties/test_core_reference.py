@@ -1,7 +1,7 @@
 """The core against a naive reference of the common job, and the laws of batching and of state."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from streams.core.effects import Effects
 from streams.core.lineup import EngineSpec, Lineup
 from streams.core.windows import WindowSpec
 from telemetry import catalog, codec
+from telemetry.alerts import AlertState
 from telemetry.reasons import Reason
 
 CATALOGS = catalog.load()
@@ -213,3 +214,34 @@ def test_an_episode_opens_updates_and_resolves():
     assert by_state["open"] == by_state["resolved"] == 1
     assert len({a.id for a in effects.alerts}) == 1
     assert effects.alerts[0].offset_first == 200 and effects.alerts[0].onset_us == T0 + 200 * 500_000
+
+
+@pytest.mark.parametrize("step", [1, 37, 500])
+def test_what_is_said_to_be_open_is_what_was_told(records, step):
+    core, told, seen, mine = make_core(frames=False), {}, set(), {0}
+    for at in range(0, len(records), step):
+        for alert in run(core, records[: at + step], [step], at).alerts:
+            if alert.state is AlertState.RESOLVED:
+                del told[alert.id]
+            else:
+                told[alert.id] = (str(alert.severity), alert.kind)
+        assert core.alerts_open(mine) == Counter(told.values())
+        seen.add(len(told))
+    assert len(seen) > 3
+    assert core.alerts_open({1}) == Counter(), "another partition's devices"
+
+
+def test_devices_report_by_their_newest_row(records):
+    core = make_core()
+    run(core, records, [1000])
+    newest: dict[str, int] = {}
+    for _, value in records:
+        frame = codec.decode_frame(value, 10)
+        last = frame.ts_us + (len(frame.values) - 1) * frame.period_us
+        newest[frame.device_id] = max(last, newest.get(frame.device_id, 0))
+    key = next(iter(core.engines))
+    assert core.frames_by_class() == {key: len(records)}
+    for since_us in (0, *sorted(newest.values())[::7], max(newest.values()) + 1):
+        wanted = sum(at >= since_us for at in newest.values())
+        assert core.devices_reporting({0}, since_us) == {key: wanted}
+    assert core.devices_reporting({1}, 0) == {key: 0}
