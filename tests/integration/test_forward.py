@@ -20,6 +20,7 @@ import pytest
 import yaml
 from alert_receivers import Webhook, alertmanager, webhook
 from alerts_made import ONSET_US, made, publish
+from frozen import freeze
 from real_worker import environment, wait_for
 
 from fleetwatch.kafka.cluster import EmbeddedKafka
@@ -521,7 +522,7 @@ def test_a_broker_that_is_away_resolves_nothing(bridge: Bridge, tmp_path: Path) 
             process = bridge.start("alertmanager", f"http://127.0.0.1:{receiver.port}", "--metrics-port", "0")
             publish(bridge.settings, [made("gpu-1"), made("gpu-2")])
             wait_for(lambda: bridge.committed("alertmanager") == 2, 30, "the commit")
-            broker.suspend()
+            freeze(broker)
             wait_for(lambda: "cut off from the group" in bridge.log, 40, "the end of the session")
             before = len(receiver.taken)
             time.sleep(4)
@@ -532,7 +533,7 @@ def test_a_broker_that_is_away_resolves_nothing(bridge: Bridge, tmp_path: Path) 
             wait_for(lambda: bridge.log.count("forwards partitions") == 2, 40, "its return")
             publish(bridge.settings, [made("gpu-1", RESOLVED, span_s=20)])
             wait_for(lambda: bridge.committed("alertmanager") == 3, 30, "the commit")
-            broker.suspend()
+            freeze(broker)
             begun = time.monotonic()
             bridge.stop(process, 25)
             assert time.monotonic() - begun < 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import OffsetSpec
+from frozen import freeze
 
 from fleetwatch.kafka.cluster import EmbeddedKafka
 from telemetry import clients
@@ -25,7 +26,7 @@ def test_a_frozen_leader_is_an_error_that_names_the_partition(tmp_path, monkeypa
         assert list_offsets(admin, {"telemetry.alerts": 1}, OffsetSpec.latest(), 10) == {("telemetry.alerts", 0): 0}
         broker = kafka.process(0)
         assert broker is not None
-        broker.suspend()
+        freeze(broker)
         try:
             with pytest.raises(KafkaException, match=r"telemetry\.alerts/0: its leader does not answer"):
                 list_offsets(admin, {"telemetry.alerts": 1}, OffsetSpec.latest(), 2)
