@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -58,7 +59,10 @@ def test_as_process_1_it_hears_sigterm(docker: Docker, image: str) -> None:
     patient = ("-e", "FLEETWATCH_KAFKA__CONNECT_TIMEOUT_S=60")
     docker("run", "-d", "--name", named, "--read-only", *patient, f"fleetwatch:{image}", "topics", "apply")
     try:
-        await_that("it asks for a broker", 30, lambda: docker("logs", named).stderr)
+        status = ("exec", named, "grep", "SigCgt", "/proc/1/status")
+        await_that(
+            "it has a handler", 30, lambda: int(docker(*status).stdout.split()[1], 16) & 1 << signal.SIGTERM - 1
+        )
         docker("stop", "-t", "30", named)
         assert docker("inspect", "-f", "{{.State.ExitCode}}", named).stdout.strip() == "143"
     finally:
