@@ -33,12 +33,20 @@ def colour_wanted() -> bool:
 
 @contextmanager
 def quiet_end() -> Iterator[None]:
-    """Ctrl-C and a reader that went away (`| head`) are ordinary ways to stop."""
+    """Ctrl-C and a reader that went away (`| head`) are ordinary ways to stop what only shows."""
+    try:
+        with quiet_pipe():
+            yield
+    except KeyboardInterrupt:
+        pass
+
+
+@contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """A reader that went away is an ordinary end; what is interrupted is not done, and says so by its exit code."""
     try:
         yield
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        pass
     except BrokenPipeError:
         # what is still in Python's buffer must go nowhere, or the interpreter complains on its way out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

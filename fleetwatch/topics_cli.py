@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from rich.console import Console
 from rich.table import Table
 
-from fleetwatch.pages import load_settings, page_console, quiet_end
+from fleetwatch.pages import load_settings, page_console, quiet_end, quiet_pipe
 from telemetry import acls
 from telemetry import topics as contract
 from telemetry.clients import admin, cluster_metadata
@@ -172,7 +172,7 @@ def _create(settings: Settings) -> None:
 def create(ctx: click.Context) -> None:
     """Create the topics that are missing; refuse those that have another shape."""
     tree = load_settings(ctx)
-    with quiet_end():
+    with quiet_pipe():
         _create(tree)
 
 
@@ -225,7 +225,7 @@ def apply(ctx: click.Context, with_acls: bool, principals: tuple[tuple[str, str]
     if principals and not with_acls:
         raise click.UsageError("--principal is of use only with --acls")
     tree = load_settings(ctx)
-    with quiet_end():
+    with quiet_pipe():
         (_would_create if dry_run else _create)(tree)
         if with_acls:
             _lists(tree, principals, dry_run=dry_run)
