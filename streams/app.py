@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import faust
+from faust.tables import TableManager
 from mode.utils.loops import get_event_loop
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -35,6 +36,14 @@ from telemetry.topics import ensure
 
 #: How often it is asked whether other workers are about to leave.
 LOOK_AROUND_S = 0.5
+
+
+class NoTables(TableManager):
+    """Faust gives agents a second to declare their tables before it joins the group; here there are none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -61,6 +70,7 @@ def create_app(settings: Settings) -> faust.App:
         stream_buffer_maxsize=4,
         stream_wait_empty=True,
         store="memory://",
+        TableManager=NoTables,
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_host=settings.service.host,

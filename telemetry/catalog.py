@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -220,6 +221,13 @@ def parse(text: str, source: str) -> Catalog:
         raise CatalogError(f"{source}: " + "; ".join(lines)) from exc
 
 
+@cache
+def _ours() -> tuple[Catalog, ...]:
+    """Read once a process: a worker asks three times at its start, and each time takes a tenth of a second."""
+    files = sorted(resources.files("telemetry").joinpath("catalogs").iterdir(), key=lambda item: item.name)
+    return tuple(parse(i.read_text(encoding="utf-8"), i.name) for i in files if i.name.endswith(".yaml"))
+
+
 def load(paths: Iterable[Path] = ()) -> CatalogSet:
     """Our entries and those of a user's folders or files (``*.yaml``).
 
@@ -227,8 +235,7 @@ def load(paths: Iterable[Path] = ()) -> CatalogSet:
     ------
     CatalogError : a path does not exist, or an entry in it is wrong.
     """
-    ours = sorted(resources.files("telemetry").joinpath("catalogs").iterdir(), key=lambda item: item.name)
-    entries = [parse(i.read_text(encoding="utf-8"), i.name) for i in ours if i.name.endswith(".yaml")]
+    entries = list(_ours())
     for path in paths:
         if not path.exists():
             raise CatalogError(f"catalogue path {path} does not exist")
