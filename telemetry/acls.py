@@ -6,6 +6,7 @@ becomes a cluster's access control lists. Nothing is ever taken away: what a pri
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from confluent_kafka.admin import (
 from telemetry.clients import admin, cluster_metadata
 from telemetry.errors import AccessError, BrokerUnavailableError, TopicError
 from telemetry.log import printable
+from telemetry.passing import PASSING
 from telemetry.settings import Settings
 from telemetry.topics import TopicSpec, topics
 
@@ -44,6 +46,7 @@ _TYPES = {
     "transactional id": ResourceType.TRANSACTIONAL_ID,
 }
 _TIMEOUT_S = 20.0
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +203,33 @@ def lacking(settings: Settings, role: str) -> list[Grant]:
     names: dict[str, list[str]] = {"topic": [], "group": []}
     for grant in grants:
         names[grant.resource].append(grant.example or grant.name)
-    options: dict[str, Any] = {"include_authorized_operations": True, "request_timeout": _TIMEOUT_S}
-    topic_names, group_names = TopicCollection(sorted(set(names["topic"]))), sorted(set(names["group"]))
-    asked = {("topic", n): f for n, f in client.describe_topics(topic_names, **options).items()}
-    asked |= {("group", n): f for n, f in client.describe_consumer_groups(group_names, **options).items()}
-    allowed = {at: _allowed(future) for at, future in asked.items()}
+    allowed = _all_allowed(client, names["topic"], names["group"])
     return [
         grant
         for grant in grants
         if (found := allowed[grant.resource, grant.example or grant.name]) is not None
         and grant.operation not in found
     ]
+
+
+def _all_allowed(
+    client: AdminClient, topic_names: Iterable[str], group_names: Iterable[str]
+) -> dict[tuple[str, str], set[str] | None]:
+    """`_allowed` by (kind, name). A new cluster's coordinators are still being made: it is asked again."""
+    options: dict[str, Any] = {"include_authorized_operations": True, "request_timeout": _TIMEOUT_S}
+    named, groups = TopicCollection(sorted(set(topic_names))), sorted(set(group_names))
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        asked = {("topic", n): f for n, f in client.describe_topics(named, **options).items()}
+        asked |= {("group", n): f for n, f in client.describe_consumer_groups(groups, **options).items()}
+        try:
+            return {at: _allowed(future) for at, future in asked.items()}
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() not in PASSING or time.monotonic() > deadline:
+                said = f"asking what this login may do: {error.name()}: {printable(error.str())}"
+                raise BrokerUnavailableError(said) from exc
+            time.sleep(_PAUSE_S)
 
 
 def _allowed(future: Any) -> set[str] | None:
@@ -223,7 +242,7 @@ def _allowed(future: Any) -> set[str] | None:
             return set()
         if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
-        raise BrokerUnavailableError(f"asking what this login may do: {printable(exc.args[0].str())}") from exc
+        raise
 
 
 def require(settings: Settings, role: str) -> None:
