@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from autoscaler.kube import MANAGER, Kube, KubeError, Right, call
+from autoscaler.kube import Kube, KubeError, Right, call
 from autoscaler.lease_store import micro_time
+from autoscaler.limits import FIELD_MANAGER
 from telemetry.log import printable
 
 log = logging.getLogger("fleetwatch.autoscaler")
@@ -105,7 +106,7 @@ class Events:
             reason=reason[:128],
             action="Scaling",
             note=_cut(note),
-            reporting_controller=MANAGER,
+            reporting_controller=FIELD_MANAGER,
             reporting_instance=self._who,
         )
 

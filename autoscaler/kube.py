@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoscaler.limits import FIELD_MANAGER
 from autoscaler.workload import WorkloadError
 from telemetry.errors import SettingsError
 from telemetry.log import printable
 
 log = logging.getLogger("fleetwatch.autoscaler")
 
-#: Of the fields that it sets.
-MANAGER = FIELD_MANAGER
 #: A call that takes longer has failed.
 CALL_S = 3.0
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

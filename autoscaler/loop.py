@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from autoscaler.events import Kind, Post, nowhere
-from autoscaler.kube import MANAGER, ConflictError
+from autoscaler.kube import ConflictError
+from autoscaler.limits import FIELD_MANAGER
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import BlindError, Decision, Note, Observation
 from autoscaler.workload import WorkloadError
@@ -221,7 +222,7 @@ class Loop:
     def _by_hand(self, seen: Observation, decision: Decision) -> None:
         """The policy tells of a change whose author is known; here of the others."""
         before, self._expected = self._expected, seen.replicas
-        if before in (None, seen.replicas) or seen.scaled_by == MANAGER:
+        if before in (None, seen.replicas) or seen.scaled_by == FIELD_MANAGER:
             return
         if any(note.code == "ReplicasChanged" for note in decision.notes):
             return

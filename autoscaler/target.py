@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from autoscaler.kube import CALL_S, MANAGER, ConflictError, DeniedError, Kube, MissingError, Right, call
+from autoscaler.kube import CALL_S, ConflictError, DeniedError, Kube, MissingError, Right, call
+from autoscaler.limits import FIELD_MANAGER
 from autoscaler.workload import Scale
 
 log = logging.getLogger("fleetwatch.autoscaler")
@@ -115,7 +116,7 @@ class ScaleTarget:
                     self.name,
                     self._kube.namespace,
                     body,
-                    field_manager=MANAGER,
+                    field_manager=FIELD_MANAGER,
                     _content_type="application/merge-patch+json",
                     what=what,
                     timeout_s=timeout_s,

@@ -13,7 +13,6 @@ import pytest
 from autoscaler.events import NOTE_MAX, Events
 from autoscaler.kube import (
     CALL_S,
-    MANAGER,
     AwayError,
     ConflictError,
     DeniedError,
@@ -24,6 +23,7 @@ from autoscaler.kube import (
 )
 from autoscaler.lease import HOLD_SHARE, Keeper, Lease
 from autoscaler.lease_store import OTHER, SETTINGS, KubeLeases
+from autoscaler.limits import FIELD_MANAGER
 from autoscaler.target import ScaleTarget
 from telemetry.errors import SettingsError
 from tests.k8s.api import MERGE, Object
@@ -120,10 +120,10 @@ def test_a_workload_is_read_and_scaled_and_its_scaler_is_known(site: Site, kind:
     target = ScaleTarget(site.login(FULL), kind, NAME)
     scale = target.read()
     assert (scale.replicas, scale.ready) == (2, 0)
-    assert scale.scaled_by not in ("", MANAGER)
+    assert scale.scaled_by not in ("", FIELD_MANAGER)
     target.scale_to(np.int64(5), 2, always)  # type: ignore[arg-type]
     scale = target.read()
-    assert (scale.replicas, scale.scaled_by) == (5, MANAGER)
+    assert (scale.replicas, scale.scaled_by) == (5, FIELD_MANAGER)
     site.kubectl("scale", kind, NAME, "--replicas=3")
     scale = target.read()
     assert (scale.replicas, scale.scaled_by) == (3, "kubectl")
@@ -240,7 +240,7 @@ def test_an_event_is_found_by_kubectl_describe(site: Site) -> None:
     events("Normal", "ScaleUp", "ä" * 3000)
     described = site.kubectl("describe", "deployment", NAME)
     assert "partition 5 alone needs 1.3 workers" in described
-    assert MANAGER in described
+    assert FIELD_MANAGER in described
     found = site.plane.api.get(f"/apis/events.k8s.io/v1/namespaces/{site.namespace}/events")["items"]
     notes = {e["reason"]: e["note"] for e in found}
     assert NOTE_MAX - 5 <= len(notes["ScaleUp"].encode()) <= NOTE_MAX
